@@ -1,0 +1,23 @@
+//! Distributed locks on Redis: atomic, crash-safe, fair.
+//!
+//! The crate is the core of `libdlock`, whose C ABI is in [`ffi`] and `include/dlock.h`. Rust programs use the same
+//! things directly: [`Options`], [`Locker`], [`Lock`], [`Queue`].
+
+pub mod engine;
+mod driver;
+pub mod error;
+pub mod ffi;
+pub mod lock;
+pub mod locker;
+pub mod options;
+pub mod queue;
+pub mod store;
+
+pub use error::{Error, Result, Status};
+pub use lock::Lock;
+pub use locker::Locker;
+pub use options::Options;
+pub use queue::{Event, EventKind, Queue};
+
+/// The largest wait: no deadline.
+pub const WAIT_FOREVER: u64 = u64::MAX;

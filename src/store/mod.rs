@@ -1,0 +1,230 @@
+//! The store: the steps on one lock that must be atomic, whoever carries them out.
+//!
+//! This file fixes the vocabulary (requests, replies, pushes) and the two traits behind which the stores differ:
+//! [`redis`] sends scripts to a server, [`memory`] carries out the same rules in this process. The engine speaks this
+//! vocabulary and knows neither of them.
+
+pub mod memory;
+pub mod name;
+pub mod redis;
+
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use name::Name;
+use uuid::Uuid;
+
+/// Numbers below this are never handed out as tokens nor used as places (rule 5).
+pub const TOKEN_FLOOR: u64 = 1 << 50;
+
+/// How many waiters a release looks at before it answers [`Reply::Again`] (rule 7).
+pub const RELEASE_BATCH: usize = 32;
+
+/// One acquire call of one handle: what the lock's key holds, `<owner id>:<attempt>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Acquisition {
+    /// The owner id: one per lock handle.
+    pub owner: Uuid,
+    /// Rises with each acquire call of the handle.
+    pub attempt: u64,
+}
+
+impl fmt::Display for Acquisition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.owner, self.attempt)
+    }
+}
+
+impl Acquisition {
+    /// Reads `<owner id>:<attempt>`, strictly: a lower-case hyphenated UUID, a colon, decimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (owner, attempt) = (text.get(..36)?, text.get(36..)?.strip_prefix(':')?);
+        if attempt.is_empty() || !attempt.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        let uuid = Uuid::try_parse(owner).ok()?;
+        Some(Acquisition { owner: uuid, attempt: attempt.parse().ok()? })
+    }
+}
+
+/// How a waiter is written in the queue, `<acquisition>@<claim ms>@<channel>`; fixed for the life of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The lease under which a hand-off gives the lock to this waiter, in milliseconds.
+    pub claim_ms: u64,
+    /// The locker's channel.
+    pub channel: Arc<str>,
+}
+
+/// One step on one lock for one acquisition.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which lock.
+    pub name: Arc<Name>,
+    /// For whom.
+    pub acquisition: Acquisition,
+    /// The acquisition's place in the queue, were it there: removed by most steps, named by a join.
+    pub seat: Seat,
+    /// What is to be done.
+    pub op: Op,
+}
+
+impl Request {
+    /// The queue member of this acquisition.
+    pub fn member(&self) -> String {
+        format!("{}@{}@{}", self.acquisition, self.seat.claim_ms, self.seat.channel)
+    }
+}
+
+/// The steps of `docs/protocol.md`. Leases are in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Set if absent and draw a number, in one transaction. Answers `Taken`, `TakenUndrawn` or `Held`.
+    Try { lease_ms: u64 },
+    /// Take the lock if it is free, an older attempt's of this owner, or this acquisition's already; otherwise, with
+    /// `queue`, queue at `place` (0: draw one). Answers `Taken`, `Held`, `Queued`, `Unqueued`, `Foreign` or `Stale`.
+    Join { lease_ms: u64, place: u64, queue: bool },
+    /// Lengthen the lease, never shorten it; confirms a claim. Answers `Renewed` or `NotMine`.
+    Renew { lease_ms: u64 },
+    /// Give the lock up and hand it to the first live waiter. With `leave` (cancel, close), leave the queue if it is
+    /// not held. Answers `Released`, `Again` or `NotMine`.
+    Release { leave: bool },
+    /// Leave the queue at a deadline; if the lock was handed over in that instant, keep it. Answers `Taken` or `NotMine`.
+    Leave { lease_ms: u64 },
+    /// Who holds the lock? Answers `Holder`.
+    Inspect,
+}
+
+/// What a step answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The lock is this acquisition's, with this number (a token only if it is not below [`TOKEN_FLOOR`]).
+    Taken { token: u64 },
+    /// The key was set but no number could be drawn: the lock must be released at once.
+    TakenUndrawn { error: ServerError },
+    /// Somebody else of ours holds it. `place`: the number drawn by a try, 0 from a join. `remaining_ms`: the key's
+    /// remaining life where the step looked.
+    Held { place: u64, remaining_ms: Option<u64> },
+    /// Queued at `place`; `waiters` are in the queue, this one included.
+    Queued { place: u64, remaining_ms: Option<u64>, waiters: u64 },
+    /// Held by somebody else, and the server would not let it be queued (out of memory).
+    Unqueued { error: ServerError },
+    /// The key is of a foreign type or value.
+    Foreign { remaining_ms: Option<u64> },
+    /// A higher attempt of this owner holds the lock: this request is a delayed one.
+    Stale,
+    /// The lease now has this long to run.
+    Renewed { remaining_ms: u64 },
+    /// The key is not this acquisition's.
+    NotMine(Holder),
+    /// Given up; `next` where the lock went to a waiter of the releasing locker (no message is sent then).
+    Released { next: Option<HandOff> },
+    /// A batch of dead waiters was dropped; the lock is still this acquisition's: release again.
+    Again,
+    /// The answer to an inspection.
+    Holder(Holder),
+    /// The server answered an error.
+    Error(ServerError),
+}
+
+/// Whose the key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// There is no key.
+    Nobody,
+    /// An acquisition of this protocol.
+    Acquisition(Acquisition),
+    /// Something else: the text where it is a string, `None` where it is of another type.
+    Foreign(Option<String>),
+}
+
+/// A lock given to a waiter by a release.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandOff {
+    /// To whom.
+    pub acquisition: Acquisition,
+    /// Its fencing token.
+    pub token: u64,
+}
+
+/// What arrives on a subscription, in the server's order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Push {
+    /// A release made this acquisition the holder. `key` is the lock's key, `group:name`.
+    HandOff { key: String, hand_off: HandOff },
+    /// Somebody dropped this locker's waiters for that lock: join again (rule 8).
+    Dropped { key: String },
+    /// The answer to the ping of that number.
+    Pong { number: u64 },
+}
+
+/// An error that the server answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerError {
+    /// What to do about it.
+    pub class: ErrorClass,
+    /// The server's words.
+    pub text: String,
+}
+
+/// What an error of the server calls for (the table in `docs/protocol.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// Passes by itself (`BUSY`, `TRYAGAIN`, `CLUSTERDOWN`): ask again a little later.
+    Retry,
+    /// This server or this connection will not do (`READONLY`, `LOADING`, `MASTERDOWN`, `NOAUTH`, `UNBLOCKED`): reconnect.
+    Reconnect,
+    /// The server has no memory for it (`OOM`): report it; a waiter polls instead of queueing.
+    Memory,
+    /// Everything else: report it with the server's words.
+    Report,
+}
+
+/// Identifies a request among those in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Why a store could not be reached, or a connection ended; the text names host and port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreachable(pub String);
+
+/// Where locks live.
+pub trait Store: Send + Sync {
+    /// Connects, authenticates, and lifts the counter above `highest_token` and the server's clock (rule 5). Blocks,
+    /// at most for the connect and response timeouts.
+    fn connect(&self, highest_token: u64) -> Result<Box<dyn Connection>, Unreachable>;
+    /// Connects and subscribes to `channel`; returns when the server confirmed it. Blocks likewise.
+    fn subscribe(&self, channel: &str, wake: Arc<dyn Fn() + Send + Sync>) -> Result<Box<dyn Subscription>, Unreachable>;
+    /// The store's address for messages, without secrets.
+    fn address(&self) -> &str;
+}
+
+/// One ordered stream of requests and replies. Whoever owns it drives it.
+pub trait Connection: Send {
+    /// Takes a request. Nothing is sent before the next [`turn`](Connection::turn).
+    fn push(&mut self, id: RequestId, request: &Request);
+    /// Writes what was pushed, then appends the replies that have come to `replies`; where none has, waits up to
+    /// `wait` for the first. `Err`: the connection is dead, and what [`pending`](Connection::pending) names was lost.
+    fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable>;
+    /// The requests without a reply, oldest first.
+    fn pending(&self) -> Vec<RequestId>;
+    /// Is there no request without a reply?
+    fn is_idle(&self) -> bool;
+    /// What to poll for reading; `None` where [`turn`](Connection::turn) never waits.
+    fn fd(&self) -> Option<RawFd>;
+    /// Is there something unwritten? Then poll for writing too.
+    fn wants_write(&self) -> bool;
+}
+
+/// One subscription. Whoever owns it drives it.
+pub trait Subscription: Send {
+    /// Sends a ping of that number; its [`Push::Pong`] comes in order with the messages.
+    fn ping(&mut self, number: u64) -> Result<(), Unreachable>;
+    /// Appends what has come, without waiting.
+    fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable>;
+    /// What to poll for reading; `None` where the `wake` given to [`Store::subscribe`] is called instead.
+    fn fd(&self) -> Option<RawFd>;
+}

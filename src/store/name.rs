@@ -1,0 +1,47 @@
+//! A lock's name, and the keys that it has on the server.
+
+use crate::error::{Error, Result, Status};
+
+/// The longest lock name and the longest group, in bytes.
+pub const NAME_MAX_BYTES: usize = 512;
+
+/// The pair (group, name): two handles with the same pair compete for the same lock.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name {
+    key: String,
+    waiters: String,
+}
+
+impl Name {
+    /// Checks the pair. An empty name or group, one over 512 bytes, and a `:` in the group are refused.
+    pub fn new(name: &str, group: &str) -> Result<Self> {
+        for (what, text) in [("name", name), ("group", group)] {
+            if text.is_empty() {
+                return Err(Error::new(Status::InvalidArgument, format!("{what}: must not be empty")));
+            }
+            if text.len() > NAME_MAX_BYTES {
+                let n = text.len();
+                return Err(Error::new(Status::InvalidArgument, format!("{what}: {n} bytes, at most {NAME_MAX_BYTES}")));
+            }
+        }
+        if group.contains(':') {
+            return Err(Error::new(Status::InvalidArgument, format!("group: must not contain ':' (it is {group:?})")));
+        }
+        let key = format!("{group}:{name}");
+        let waiters = format!(":dlock:wait:{{{}}}:{key}", crate::store::redis::slot::tag(&key));
+        Ok(Name { key, waiters })
+    }
+
+    /// The key that holds the acquisition: `group:name`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The key of the queue: `:dlock:wait:{tag}:group:name`.
+    pub fn waiters(&self) -> &str {
+        &self.waiters
+    }
+}
+
+/// The counter of fencing tokens, one a server.
+pub const FENCE: &str = ":dlock:fence";

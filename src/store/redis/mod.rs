@@ -1,0 +1,3 @@
+//! Locks on a Redis or Valkey server.
+
+pub mod slot;
