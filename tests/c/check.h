@@ -224,10 +224,9 @@ __attribute__((unused)) static dlock_status blocked_join(struct blocked *self) {
     return self->status;
 }
 
-/* Is that handle inside a call? Another call on it answers DLOCK_ERR_BUSY then. */
+/* Is that handle inside an acquire? Then extend answers BUSY; on one that holds nothing it answers at once otherwise. */
 __attribute__((unused)) static bool is_busy(dlock_lock *lock) {
-    bool flag;
-    return dlock_lock_is_locked(lock, &flag, NULL) == DLOCK_ERR_BUSY;
+    return dlock_lock_extend(lock, 30000, NULL) == DLOCK_ERR_BUSY;
 }
 
 /* Sends one inline command (words without spaces) to the server under test over a connection of its own and answers
