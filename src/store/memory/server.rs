@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::wait_queue::{Member, WaitQueue};
 use crate::store::name::FENCE;
-use crate::store::{Acquisition, HandOff, Holder, Op, Push, RELEASE_BATCH, Reply, Request, TOKEN_FLOOR};
+use crate::store::{
+    Acquisition, ErrorClass, HandOff, Holder, Op, Push, RELEASE_BATCH, Reply, Request, ServerError, TOKEN_FLOOR,
+};
 
 /// A queue lives at least this many times its longest re-check.
 const QUEUE_LIFE_IN_RECHECKS: u64 = 3;
@@ -63,8 +65,8 @@ pub struct QueueEntry {
 pub struct MemoryServer {
     keys: HashMap<String, Key>,
     queues: HashMap<String, WaitQueue>,
-    /// The last number drawn; 0 where the key is missing.
-    counter: u64,
+    /// The last number drawn: 0 where the key is missing, `None` where it holds no integer.
+    counter: Option<u64>,
     /// Subscribed channels, with the number of subscribers.
     channels: HashMap<Arc<str>, usize>,
     /// The server's clock at time 0, in microseconds since 1970.
@@ -78,7 +80,7 @@ impl MemoryServer {
         MemoryServer {
             keys: HashMap::new(),
             queues: HashMap::new(),
-            counter: 0,
+            counter: Some(0),
             channels: HashMap::new(),
             epoch_us,
             sweep_at: SWEEP_AT_LEAST,
@@ -86,9 +88,9 @@ impl MemoryServer {
     }
 
     /// What a locker does before its first draw on a connection: lifts the counter above the server's clock and the
-    /// highest token that the locker has seen (rule 5).
+    /// highest token that the locker has seen (rule 5). A counter that is no integer is left alone: draws fail.
     pub fn floor(&mut self, now_us: u64, highest_token: u64) {
-        self.counter = self.counter.max(self.clock_us(now_us)).max(highest_token);
+        self.counter = self.counter.map(|counter| counter.max(self.clock_us(now_us)).max(highest_token));
     }
 
     /// Carries out one step, and appends what it publishes, with the channel, to `published`.
@@ -122,7 +124,7 @@ impl MemoryServer {
     pub fn flush(&mut self) {
         self.keys.clear();
         self.queues.clear();
-        self.counter = 0;
+        self.counter = Some(0);
     }
 
     /// Forgets a key or a queue, as a program that deletes it, an eviction, or an expiry would.
@@ -130,12 +132,17 @@ impl MemoryServer {
         self.keys.remove(key);
         self.queues.remove(key);
         if key == FENCE {
-            self.counter = 0;
+            self.counter = Some(0);
         }
     }
 
-    /// Another program writes the key: a string without an expiry, or a value of another type (`None`).
+    /// Another program writes a lock's key or the counter: a string without an expiry, or a value of another type
+    /// (`None`).
     pub fn set_foreign(&mut self, key: &str, text: Option<String>) {
+        if key == FENCE {
+            self.counter = text.and_then(|text| text.parse().ok());
+            return;
+        }
         let holder = match text.as_deref().and_then(canonical) {
             Some(acquisition) => Holder::Acquisition(acquisition),
             None => Holder::Foreign(text),
@@ -152,11 +159,11 @@ impl MemoryServer {
 
     /// Sets the counter, to test what happens below the floor; 0: the key is missing.
     pub fn set_counter(&mut self, counter: u64) {
-        self.counter = counter;
+        self.counter = Some(counter);
     }
 
-    /// The last number drawn.
-    pub fn counter(&self) -> u64 {
+    /// The last number drawn: 0 where the key is missing, `None` where it holds no integer.
+    pub fn counter(&self) -> Option<u64> {
         self.counter
     }
 
@@ -179,12 +186,17 @@ impl MemoryServer {
             .collect()
     }
 
+    /// How many locks and queues are stored, those included that expired and were not yet forgotten.
+    pub fn stored(&self) -> usize {
+        self.keys.len() + self.queues.len()
+    }
+
     /// Every key there is, in order of its text: locks, queues, and the counter.
     pub fn keys(&self, now_us: u64) -> Vec<String> {
         let locks = self.keys.iter().filter(|(_, key)| key.is_alive(now_us)).map(|(name, _)| name);
         let queues = self.queues.iter().filter(|(_, queue)| now_us < queue.expires_us).map(|(name, _)| name);
         let mut all: Vec<String> = locks.chain(queues).cloned().collect();
-        if self.counter > 0 {
+        if self.counter != Some(0) {
             all.push(FENCE.to_owned());
         }
         all.sort();
@@ -194,15 +206,19 @@ impl MemoryServer {
 
 /// The steps.
 impl MemoryServer {
-    /// `SET NX` and `INCR`: natively, so the number may lie below the floor (rule 5).
+    /// `SET NX` and `INCR`: natively, so the number may lie below the floor, and the lock is set also where no number
+    /// can be drawn (rule 5).
     fn try_once(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
         let free = self.key(now_us, request.name.key()).is_none();
-        self.counter += 1;
-        if !free {
-            return Reply::Held { place: self.counter, remaining_ms: None };
+        if free {
+            self.set(now_us, request.name.key(), request.acquisition, lease_ms);
         }
-        self.set(now_us, request.name.key(), request.acquisition, lease_ms);
-        Reply::Taken { token: self.counter }
+        match self.increment() {
+            Ok(token) if free => Reply::Taken { token },
+            Ok(place) => Reply::Held { place, remaining_ms: None },
+            Err(error) if free => Reply::TakenUndrawn { error },
+            Err(error) => Reply::Error(error),
+        }
     }
 
     /// Join, re-check and retry.
@@ -213,7 +229,11 @@ impl MemoryServer {
             Found::Free | Found::Older | Found::Mine => self.take(now_us, request, lease_ms),
             Found::Other(remaining_ms) if !queue => Reply::Held { place: 0, remaining_ms },
             Found::Other(remaining_ms) => {
-                let place = if place < TOKEN_FLOOR { self.draw(now_us) } else { place };
+                let place = if place < TOKEN_FLOOR { self.draw(now_us) } else { Ok(place) };
+                let place = match place {
+                    Ok(place) => place,
+                    Err(error) => return Reply::Error(error),
+                };
                 let waiters = self.enqueue(now_us, request, place);
                 Reply::Queued { place, remaining_ms, waiters }
             }
@@ -247,9 +267,11 @@ impl MemoryServer {
             }
             return self.not_mine(now_us, request);
         }
-        if self.queue_mut(now_us, request).is_some() {
-            self.dequeue(now_us, request);
-            let token = self.draw(now_us);
+        self.dequeue(now_us, request);
+        // Where no number can be drawn, the lock is given up without a hand-off: the waiters' re-checks find it (rule 7).
+        if self.queue_mut(now_us, request).is_some()
+            && let Ok(token) = self.draw(now_us)
+        {
             if let Some(reply) = self.hand_off(now_us, request, token, published) {
                 return reply;
             }
@@ -261,7 +283,7 @@ impl MemoryServer {
         Reply::Released { next: None }
     }
 
-    /// Looks at the first waiters and gives the lock to the first live one; `None` where all were dropped.
+    /// Gives the lock to the first live waiter of a batch; `None` where there is none, and all of the batch is dropped.
     fn hand_off(
         &mut self,
         now_us: u64,
@@ -270,53 +292,80 @@ impl MemoryServer {
         published: &mut Vec<(Arc<str>, Push)>,
     ) -> Option<Reply> {
         let queue = self.queues.get_mut(request.name.waiters()).filter(|queue| now_us < queue.expires_us)?;
-        let batch: Vec<(bool, Member)> =
-            queue.iter().take(RELEASE_BATCH).map(|(score, member)| (score.marked, member.clone())).collect();
-        let mut dead: Vec<&Arc<str>> = Vec::new();
-        let mut next = None;
-        for (marked, member) in &batch {
-            let own = member.channel == request.seat.channel;
-            if !queue.contains(member) {
-                continue; // Dropped with another waiter of its locker.
+        let mut batch = Batch { queue, left: RELEASE_BATCH, channels: &self.channels, request, published };
+        let Some((member, next)) = batch.first_live(token) else {
+            if queue.is_empty() {
+                self.queues.remove(request.name.waiters());
             }
-            if *marked && !own {
-                // It was offered the lock and let its claim run out: so would its locker's other waiters (rule 8).
-                batch
-                    .iter()
-                    .filter(|(_, other)| other.channel == member.channel)
-                    .for_each(|(_, other)| queue.remove(other));
-                publish(&self.channels, published, &member.channel, || Push::Dropped {
-                    key: request.name.key().to_owned(),
-                });
+            return None;
+        };
+        queue.mark(&member);
+        let holder = Holder::Acquisition(member.acquisition);
+        let expires_us = Some(after(now_us, member.claim_ms));
+        self.keys.insert(request.name.key().to_owned(), Key { holder, expires_us });
+        Some(Reply::Released { next })
+    }
+}
+
+/// The waiters that one release looks at: the first `left` of the queue. One that is dropped leaves both.
+struct Batch<'a> {
+    queue: &'a mut WaitQueue,
+    left: usize,
+    channels: &'a HashMap<Arc<str>, usize>,
+    request: &'a Request,
+    published: &'a mut Vec<(Arc<str>, Push)>,
+}
+
+impl Batch<'_> {
+    /// Drops waiters until the first is alive. Answers it, with the hand-off where the release's reply is to carry it.
+    fn first_live(&mut self, token: u64) -> Option<(Member, Option<HandOff>)> {
+        let mut dead: Vec<Arc<str>> = Vec::new();
+        while self.left > 0 {
+            let (score, member) = self.queue.first()?;
+            let member = member.clone();
+            let hand_off = HandOff { acquisition: member.acquisition, token };
+            if member.channel == self.request.seat.channel {
+                return Some((member, Some(hand_off))); // Alive whatever its mark: it is we who ask (rule 8).
+            }
+            if score.marked {
+                self.judge(&member.channel);
                 continue;
             }
-            let hand_off = HandOff { acquisition: member.acquisition, token };
-            if own {
-                next = Some((member, Some(hand_off)));
-                break;
+            if !dead.contains(&member.channel) {
+                let key = self.request.name.key().to_owned();
+                if self.publish(&member.channel, Push::HandOff { key, hand_off }) {
+                    return Some((member, None));
+                }
+                dead.push(Arc::clone(&member.channel)); // Not tried twice (rule 7).
             }
-            let delivered = !dead.contains(&&member.channel)
-                && publish(&self.channels, published, &member.channel, || Push::HandOff {
-                    key: request.name.key().to_owned(),
-                    hand_off,
-                });
-            if delivered {
-                next = Some((member, None));
-                break;
-            }
-            dead.push(&member.channel); // Not tried twice (rule 7).
-            queue.remove(member);
+            self.drop(&member);
         }
-        if let Some((member, _)) = &next {
-            queue.mark(member);
-        } else if queue.is_empty() {
-            self.queues.remove(request.name.waiters());
+        None
+    }
+
+    /// Somebody was offered the lock and let the claim run out. So would its locker's other waiters: they are dropped
+    /// too, and the locker is told once (rule 8).
+    fn judge(&mut self, channel: &Arc<str>) {
+        let batch = self.queue.iter().take(self.left);
+        let of_channel = batch.filter(|(_, member)| member.channel == *channel).map(|(_, member)| member.clone());
+        for member in of_channel.collect::<Vec<_>>() {
+            self.drop(&member);
         }
-        let (member, own) = next?;
-        let expires_us = Some(after(now_us, member.claim_ms));
-        let holder = Holder::Acquisition(member.acquisition);
-        self.keys.insert(request.name.key().to_owned(), Key { holder, expires_us });
-        Some(Reply::Released { next: own })
+        self.publish(channel, Push::Dropped { key: self.request.name.key().to_owned() });
+    }
+
+    fn drop(&mut self, member: &Member) {
+        self.queue.remove(member);
+        self.left -= 1;
+    }
+
+    /// Sends to a channel if anybody is subscribed to it; says whether.
+    fn publish(&mut self, channel: &Arc<str>, push: Push) -> bool {
+        let heard = self.channels.contains_key(channel);
+        if heard {
+            self.published.push((Arc::clone(channel), push));
+        }
+        heard
     }
 }
 
@@ -326,13 +375,24 @@ impl MemoryServer {
         self.epoch_us + now_us
     }
 
-    /// The next number of the counter, lifted to the clock where it lies below the floor (rule 5).
-    fn draw(&mut self, now_us: u64) -> u64 {
-        self.counter += 1;
-        if self.counter < TOKEN_FLOOR {
-            self.counter = self.clock_us(now_us);
+    /// The next number, wherever the counter stands.
+    fn increment(&mut self) -> Result<u64, ServerError> {
+        let Some(counter) = &mut self.counter else {
+            let text = format!("ERR value is not an integer or out of range ({FENCE})");
+            return Err(ServerError { class: ErrorClass::Report, text });
+        };
+        *counter += 1;
+        Ok(*counter)
+    }
+
+    /// The next number, and where it lies below the floor, the clock instead (rule 5).
+    fn draw(&mut self, now_us: u64) -> Result<u64, ServerError> {
+        let mut number = self.increment()?;
+        if number < TOKEN_FLOOR {
+            number = self.clock_us(now_us).max(TOKEN_FLOOR);
+            self.counter = Some(number);
         }
-        self.counter
+        Ok(number)
     }
 
     fn key(&self, now_us: u64, key: &str) -> Option<&Key> {
@@ -357,12 +417,16 @@ impl MemoryServer {
         Reply::NotMine(self.holder(now_us, request.name.key()))
     }
 
-    /// Leaves the queue, draws, and sets or re-arms the key.
+    /// Leaves the queue, draws, and sets or re-arms the key; where no number can be drawn, it is left as it was.
     fn take(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
         self.dequeue(now_us, request);
-        let token = self.draw(now_us);
-        self.set(now_us, request.name.key(), request.acquisition, lease_ms);
-        Reply::Taken { token }
+        match self.draw(now_us) {
+            Ok(token) => {
+                self.set(now_us, request.name.key(), request.acquisition, lease_ms);
+                Reply::Taken { token }
+            }
+            Err(error) => Reply::Error(error),
+        }
     }
 
     /// Makes the acquisition the holder for that lease; one that it has already is never shortened. Answers its end.
@@ -420,20 +484,7 @@ impl MemoryServer {
     }
 }
 
-/// Sends to a channel if anybody is subscribed to it; says whether.
-fn publish(
-    channels: &HashMap<Arc<str>, usize>,
-    published: &mut Vec<(Arc<str>, Push)>,
-    channel: &Arc<str>,
-    push: impl FnOnce() -> Push,
-) -> bool {
-    let heard = channels.contains_key(channel);
-    if heard {
-        published.push((Arc::clone(channel), push()));
-    }
-    heard
-}
-
+/// That many milliseconds later.
 fn after(now_us: u64, ms: u64) -> u64 {
     now_us.saturating_add(ms.saturating_mul(1000))
 }

@@ -84,11 +84,6 @@ impl WaitQueue {
         self.scores.is_empty()
     }
 
-    /// Is it there?
-    pub fn contains(&self, member: &Member) -> bool {
-        self.scores.contains_key(member)
-    }
-
     /// Puts a member at its place, unmarked, wherever it was before.
     pub fn put(&mut self, member: Member, place: u64) {
         self.set(member, Score { place, marked: false });
@@ -106,6 +101,11 @@ impl WaitQueue {
         if let Some((member, score)) = self.scores.remove_entry(member) {
             self.order.remove(&(score, member));
         }
+    }
+
+    /// The first member, with its score.
+    pub fn first(&self) -> Option<(Score, &Member)> {
+        self.iter().next()
     }
 
     /// The members in order, with their scores.
