@@ -116,6 +116,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
 /**
  * The version of this header, as numbers and as a text; see dlock_version().
  */
@@ -142,7 +143,7 @@
 /**
  * The outcome of a call. The numbers never change; later versions may add more.
  */
-typedef enum dlock_status {
+typedef enum {
     /**
      * The call did what it says.
      */
@@ -204,7 +205,7 @@ typedef enum dlock_status {
 /**
  * Which operation an event reports on. The numbers never change; later versions may add more.
  */
-typedef enum dlock_event_kind {
+typedef enum {
     /**
      * dlock_submit_acquire() ended.
      */
@@ -275,11 +276,11 @@ typedef struct dlock_queue dlock_queue;
  * What went wrong, for people. The caller owns it; it need not be initialised, and any function that takes one
  * accepts NULL instead. A call that succeeds sets it to `DLOCK_OK` and an empty text.
  */
-typedef struct dlock_error {
+typedef struct {
     /**
      * The same as the function returned.
      */
-    enum dlock_status status;
+    dlock_status status;
     /**
      * A NUL-terminated UTF-8 text, without a newline at its end.
      */
@@ -289,7 +290,7 @@ typedef struct dlock_error {
 /**
  * One finished operation. The caller owns it; it need not be initialised.
  */
-typedef struct dlock_event {
+typedef struct {
     /**
      * The number given with the submission or the watch.
      */
@@ -297,11 +298,11 @@ typedef struct dlock_event {
     /**
      * Which operation.
      */
-    enum dlock_event_kind kind;
+    dlock_event_kind kind;
     /**
      * How it ended: what the blocking function of the same name returns.
      */
-    enum dlock_status status;
+    dlock_status status;
     /**
      * The answer of try_acquire, is_locked, is_locked_by_me and owner; false otherwise and on failure.
      */
@@ -325,612 +326,6 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * The name of a status, such as "DLOCK_ERR_LOCKER"; "DLOCK_ERR_UNKNOWN" for a number that this version does not know.
- *
- * The text is static: it lives as long as the library is loaded. Never blocks, never fails; any thread.
- */
-const char *dlock_status_name(int32_t status);
-
-/**
- * Makes a lock handle with a fresh owner id. The lock is not acquired yet.
- *
- * `name` and `group` together name the lock; the server's key is `group:name`. Each has 1 to 512 bytes of UTF-8, and
- * `group` no ':'. They are copied. `out` gets the handle, to be freed with dlock_lock_free().
- *
- * Blocks while the locker has no connection known to be up: it then connects, at most for the connect timeout and
- * the response timeout together. Otherwise no I/O. Any thread. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_NOT_CONNECTED`: the server cannot be reached, or refused the handshake.
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: a parameter is NULL; `name` or `group` is not UTF-8, empty or too long; a ':' in
- *   `group`.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_new(const struct dlock_locker *locker,
-                                 const char *name,
-                                 const char *group,
-                                 struct dlock_lock **out,
-                                 struct dlock_error *err);
-
-/**
- * Frees a lock handle. NULL is fine.
- *
- * A lock still held is released in the background. An operation still pending in a queue ends with an event of
- * status `DLOCK_ERR_CANCELLED`. Watches end; events of theirs that are there already can still be taken.
- *
- * Never blocks. Any thread. No call that takes this handle may be running: dlock_lock_cancel() ends a blocked one,
- * but wait until it has returned.
- */
-void dlock_lock_free(struct dlock_lock *lock);
-
-/**
- * Acquires the lock, waiting for it as long as it takes, first come, first served.
- *
- * On a handle that lost its lock this starts anew.
- *
- * Blocks until the lock is held. If the connection is lost meanwhile, it reconnects for the response timeout, counted
- * anew with each loss. Any thread, one at a time. Returns:
- * - `DLOCK_OK`: held.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error.
- * - `DLOCK_ERR_ALREADY_HELD`: this handle holds the lock.
- * - `DLOCK_ERR_CANCELLED`: dlock_lock_cancel() was called.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- *
- * After any error the lock is not held; should the server have granted it all the same, it is given back in the
- * background.
- */
-enum dlock_status dlock_lock_acquire(const struct dlock_lock *lock,
-                                     struct dlock_error *err);
-
-/**
- * Acquires the lock if it is free, without waiting for it.
- *
- * `acquired` gets true if the lock is now held by this call, false if somebody holds it already: another handle, or
- * this one.
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: see `acquired`.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error.
- * - `DLOCK_ERR_CANCELLED`: dlock_lock_cancel() was called during the round trip.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `acquired` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_try_acquire(const struct dlock_lock *lock,
-                                         bool *acquired,
-                                         struct dlock_error *err);
-
-/**
- * Acquires the lock like dlock_lock_acquire(), but waits for it no longer than `timeout_ms` milliseconds.
- *
- * 0 makes one attempt; `DLOCK_WAIT_FOREVER` waits as dlock_lock_acquire() does.
- *
- * Blocks at most for `timeout_ms` and 50 ms, even if the server is silent. Any thread, one at a time. Returns:
- * - `DLOCK_OK`: held.
- * - `DLOCK_ERR_LOCK_TIMEOUT`: the lock was not to be had in that time.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached when the time was over.
- * - `DLOCK_ERR_LOCKER`, `DLOCK_ERR_ALREADY_HELD`, `DLOCK_ERR_CANCELLED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`,
- *   `DLOCK_ERR_INVALID_ARGUMENT`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from dlock_lock_acquire().
- */
-enum dlock_status dlock_lock_acquire_timeout(const struct dlock_lock *lock,
-                                             uint64_t timeout_ms,
-                                             struct dlock_error *err);
-
-/**
- * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
- * `initial_backoff_ms` milliseconds.
- *
- * It does not queue, so those who wait in dlock_lock_acquire() come first.
- *
- * Blocks for the waits and one round trip each. Any thread, one at a time. Returns:
- * - `DLOCK_OK`: held.
- * - `DLOCK_ERR_LOCK_TIMEOUT`: the retries are used up.
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_ALREADY_HELD`, `DLOCK_ERR_CANCELLED`,
- *   `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_INVALID_ARGUMENT`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as
- *   from dlock_lock_acquire().
- */
-enum dlock_status dlock_lock_acquire_retry_backoff(const struct dlock_lock *lock,
-                                                   uint32_t retries,
-                                                   uint64_t initial_backoff_ms,
-                                                   struct dlock_error *err);
-
-/**
- * Releases the lock. The first who waits for it becomes its holder in the same step.
- *
- * The server is asked also where this handle holds nothing, so that the answer says what is the case.
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: released.
- * - `DLOCK_ERR_UNLOCK_UNLOCKED`: nobody holds the lock.
- * - `DLOCK_ERR_NOT_OWNER`: somebody else holds the lock, and keeps it.
- * - `DLOCK_ERR_LOST`: this handle's time was over before the release: others may have held the lock meanwhile. It
- *   is not held now; releasing again answers `DLOCK_ERR_UNLOCK_UNLOCKED`.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout. The lease ends the lock.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, and has released the lock.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_release(const struct dlock_lock *lock,
-                                     struct dlock_error *err);
-
-/**
- * Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: see `locked`.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_is_locked(const struct dlock_lock *lock,
-                                       bool *locked,
-                                       struct dlock_error *err);
-
-/**
- * Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
- * arrival. How long the lock is certainly still held, without asking, says dlock_lock_remaining_ms().
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: see `locked_by_me`.
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`,
- *   `DLOCK_ERR_PANIC`: as from dlock_lock_is_locked().
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked_by_me` is NULL.
- */
-enum dlock_status dlock_lock_is_locked_by_me(const struct dlock_lock *lock,
-                                             bool *locked_by_me,
-                                             struct dlock_error *err);
-
-/**
- * Asks the server who holds the lock.
- *
- * `exists` gets whether anybody does; `owner` the owner id (see dlock_lock_id()) of the handle that does, or an empty
- * text. The answer may be out of date on arrival.
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: see `exists` and `owner`.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error, or the key was set by another program and names no UUID.
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
- *   dlock_lock_is_locked().
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock`, `exists` or `owner` is NULL.
- *
- */
-enum dlock_status dlock_lock_owner(const struct dlock_lock *lock,
-                                   bool *exists,
-                                   char owner[DLOCK_UUID_SIZE],
-                                   struct dlock_error *err);
-
-/**
- * Writes this handle's owner id into `id`: a random UUID in lower case. It never changes.
- *
- * Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `id` is NULL.
- * - `DLOCK_ERR_PANIC`
- *
- */
-enum dlock_status dlock_lock_id(const struct dlock_lock *lock, char id[DLOCK_UUID_SIZE]);
-
-/**
- * Tells the fencing token of the lock held: `token` gets a number greater than that of every earlier acquisition of
- * this lock. Send it along with what the lock protects, and refuse there what carries a smaller one.
- *
- * Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_UNLOCK_UNLOCKED`: this handle never acquired the lock, or has released it.
- * - `DLOCK_ERR_LOST`: this handle has lost the lock.
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `token` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_fencing_token(const struct dlock_lock *lock,
-                                           uint64_t *token,
-                                           struct dlock_error *err);
-
-/**
- * Tells for how many milliseconds the lock is certainly still held: `remaining_ms` gets the holder's own, careful
- * view. Background renewals set it up again.
- *
- * Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_UNLOCK_UNLOCKED`: this handle never acquired the lock, or has released it.
- * - `DLOCK_ERR_LOST`: this handle has lost the lock.
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `remaining_ms` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_remaining_ms(const struct dlock_lock *lock,
-                                          uint64_t *remaining_ms,
-                                          struct dlock_error *err);
-
-/**
- * Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; at least 100.
- *
- * A shorter lease than before shortens what dlock_lock_remaining_ms() says, not what the server keeps.
- *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
- * - `DLOCK_OK`: the lock is held for that long.
- * - `DLOCK_ERR_UNLOCK_UNLOCKED`: this handle never acquired the lock, or has released it.
- * - `DLOCK_ERR_LOST`: this handle has lost the lock.
- * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
- * - `DLOCK_ERR_LOCKER`: the server answered with an error.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL, or `lease_ms` is out of range.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_extend(const struct dlock_lock *lock,
-                                    uint64_t lease_ms,
-                                    struct dlock_error *err);
-
-/**
- * Ends the acquire call, blocked or submitted, that is under way on this handle: it answers `DLOCK_ERR_CANCELLED`. A
- * lock handed over in that very instant is handed on. Where nothing is blocked this does nothing, now or later.
- *
- * During a round trip the call ends when the reply is there.
- *
- * Never blocks. Any thread: this is the call to make beside a blocked one. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_cancel(const struct dlock_lock *lock,
-                                    struct dlock_error *err);
-
-/**
- * Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
- * each acquisition lost, with `user_data`, until the handle or the queue is freed.
- *
- * Never blocks. Any thread, one at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `queue` is NULL, or they belong to different lockers.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_lock_watch(const struct dlock_lock *lock,
-                                   const struct dlock_queue *queue,
-                                   uint64_t user_data,
-                                   struct dlock_error *err);
-
-/**
- * Makes a locker. Does no I/O: the first dlock_lock_new() connects.
- *
- * `options` are copied; NULL stands for those of dlock_options_new(): a Redis at `localhost:6379`. `out` gets the
- * locker, to be freed with dlock_locker_free().
- *
- * Never blocks. Any thread. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL, or the options contradict each other.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_locker_new(const struct dlock_options *options,
-                                   struct dlock_locker **out,
-                                   struct dlock_error *err);
-
-/**
- * Closes a locker: calls that are blocked on its locks return `DLOCK_ERR_CLOSED`, submitted operations end with such
- * an event, and locks that are held are released. From then on its locks and queues answer `DLOCK_ERR_CLOSED`; events
- * that are there already can still be taken. Closing again does nothing.
- *
- * Blocks for the releases, at most one response timeout. Any thread, also while others use the locker, its locks or
- * its queues. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`: closed, but a held lock could not be released; its lease ends it.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_locker_close(const struct dlock_locker *locker,
-                                     struct dlock_error *err);
-
-/**
- * Closes a locker if dlock_locker_close() has not, ends its thread, and frees it. NULL is fine.
- *
- * Its locks and queues stay valid memory, answer `DLOCK_ERR_CLOSED`, and are still to be freed.
- *
- * Blocks like dlock_locker_close(). Any thread, also while calls on its locks and queues are blocked: they return
- * `DLOCK_ERR_CLOSED`. No call that takes this very locker may be running.
- */
-void dlock_locker_free(struct dlock_locker *locker);
-
-/**
- * Makes a set of options: `localhost:6379`, leases of 30,000 ms, renewal on, timeouts of 5,000 ms.
- *
- * `out` gets the options, to be freed with dlock_options_free().
- *
- * Never blocks. Any thread. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_new(struct dlock_options **out, struct dlock_error *err);
-
-/**
- * Frees options. Lockers made with them are not concerned. NULL is fine.
- *
- * Never blocks. No other call may be using the options.
- */
-void dlock_options_free(struct dlock_options *options);
-
-/**
- * Sets the server's host: a name, an IPv4 or an IPv6 address. The text is copied.
- *
- * Replaces what an earlier dlock_options_set_url() set. No name is looked up before the connecting.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `host` is NULL; `host` is not UTF-8, or no usable host.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_host(struct dlock_options *options,
-                                         const char *host,
-                                         struct dlock_error *err);
-
-/**
- * Sets the server's TCP port, not 0. Replaces the port of an earlier dlock_options_set_url().
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `port` is 0.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_port(struct dlock_options *options,
-                                         uint16_t port,
-                                         struct dlock_error *err);
-
-/**
- * Sets the server by a URL. The text is copied.
- *
- * - `redis://[user:password@]host[:port][/db]`: TCP.
- * - `redis+unix:///path/to/socket`: a unix socket.
- * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
- *   For tests. A bare `memory://` is private to its locker.
- *
- * Replaces host and port, as a later dlock_options_set_host() or dlock_options_set_port() replaces the URL's: of two
- * setters the last wins. A password never appears in a message.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_url(struct dlock_options *options,
-                                        const char *url,
-                                        struct dlock_error *err);
-
-/**
- * Sets how long the server keeps a lock that is not renewed, in milliseconds: at least 100; 30,000 if never set.
- *
- * This is how long others wait for a holder that crashed.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `lease_ms` is out of range.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_lease_ms(struct dlock_options *options,
-                                             uint64_t lease_ms,
-                                             struct dlock_error *err);
-
-/**
- * Sets whether held locks are renewed in the background, every third of their lease; true if never set.
- *
- * With false a lock is lost when its lease ends, unless dlock_lock_extend() lengthens it.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_auto_renew(struct dlock_options *options,
-                                               bool auto_renew,
-                                               struct dlock_error *err);
-
-/**
- * Sets how long one attempt to connect may take, in milliseconds: at least 1; 5,000 if never set.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_connect_timeout_ms(struct dlock_options *options,
-                                                       uint64_t timeout_ms,
-                                                       struct dlock_error *err);
-
-/**
- * Sets how long the server may take to answer before the connection counts as lost, in milliseconds: at least 1;
- * 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
- *
- * Never blocks. One thread at a time. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
- * - `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_options_set_response_timeout_ms(struct dlock_options *options,
-                                                        uint64_t timeout_ms,
-                                                        struct dlock_error *err);
-
-/**
- * Makes a completion queue for the locks of `locker`. `out` gets it, to be freed with dlock_queue_free().
- *
- * Never blocks. Any thread. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_LOCKER`: the system has no descriptor left.
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` or `out` is NULL.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_queue_new(const struct dlock_locker *locker,
-                                  struct dlock_queue **out,
-                                  struct dlock_error *err);
-
-/**
- * Frees a queue. NULL is fine. What is pending is cancelled without an event, and locks acquired for it in that
- * instant are handed on; events not taken are gone. Watches end.
- *
- * Never blocks. Any thread. No call that takes this queue may be running, dlock_queue_wait() included.
- */
-void dlock_queue_free(struct dlock_queue *queue);
-
-/**
- * Starts what dlock_lock_acquire_timeout() does, and returns at once. With `DLOCK_WAIT_FOREVER` as `timeout_ms`
- * (milliseconds) it is what dlock_lock_acquire() does.
- *
- * The event is of kind `DLOCK_EVENT_ACQUIRE`, with `user_data`; its status is what the blocking call would return, its
- * `token` the fencing token of the lock acquired.
- *
- * This holds for every dlock_submit function: a submission that returned `DLOCK_OK` ends in exactly one event, any
- * other in none. Until the event is there the handle is in use. The event may be there before this returns.
- *
- * Never blocks. Any thread, one at a time for a lock. Returns:
- * - `DLOCK_OK`: submitted.
- * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `queue` or `lock` is NULL, or they belong to different lockers.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_submit_acquire(const struct dlock_queue *queue,
-                                       const struct dlock_lock *lock,
-                                       uint64_t timeout_ms,
-                                       uint64_t user_data,
-                                       struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_try_acquire() does, and returns at once.
- *
- * The event is of kind `DLOCK_EVENT_TRY_ACQUIRE`, with `user_data`; its `flag` says whether the lock was acquired, its
- * `token` with which fencing token.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_try_acquire(const struct dlock_queue *queue,
-                                           const struct dlock_lock *lock,
-                                           uint64_t user_data,
-                                           struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_acquire_retry_backoff() does, and returns at once: `retries` after waits of 1, 2, 4, … times
- * `initial_backoff_ms` milliseconds.
- *
- * The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
- * lock acquired.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_acquire_retry_backoff(const struct dlock_queue *queue,
-                                                     const struct dlock_lock *lock,
-                                                     uint32_t retries,
-                                                     uint64_t initial_backoff_ms,
-                                                     uint64_t user_data,
-                                                     struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_release() does, and returns at once.
- *
- * The event is of kind `DLOCK_EVENT_RELEASE`, with `user_data`.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_release(const struct dlock_queue *queue,
-                                       const struct dlock_lock *lock,
-                                       uint64_t user_data,
-                                       struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_is_locked() does, and returns at once.
- *
- * The event is of kind `DLOCK_EVENT_IS_LOCKED`, with `user_data`; its `flag` is the answer.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_is_locked(const struct dlock_queue *queue,
-                                         const struct dlock_lock *lock,
-                                         uint64_t user_data,
-                                         struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_is_locked_by_me() does, and returns at once.
- *
- * The event is of kind `DLOCK_EVENT_IS_LOCKED_BY_ME`, with `user_data`; its `flag` is the answer.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_is_locked_by_me(const struct dlock_queue *queue,
-                                               const struct dlock_lock *lock,
-                                               uint64_t user_data,
-                                               struct dlock_error *err);
-
-/**
- * Starts what dlock_lock_owner() does, and returns at once.
- *
- * The event is of kind `DLOCK_EVENT_OWNER`, with `user_data`; its `flag` says whether anybody holds the lock, its
- * `owner` who.
- *
- * Blocks, threads, statuses: as dlock_submit_acquire().
- */
-enum dlock_status dlock_submit_owner(const struct dlock_queue *queue,
-                                     const struct dlock_lock *lock,
-                                     uint64_t user_data,
-                                     struct dlock_error *err);
-
-/**
- * Takes finished operations out of the queue, the oldest first; waits for the first of them.
- *
- * `events` is an array of `capacity` (at least 1) structs of the caller; `count` gets how many were written.
- * `timeout_ms` is in milliseconds: 0 only looks, `DLOCK_WAIT_FOREVER` has no deadline. Nothing finished in that time
- * is no error: `DLOCK_OK` with a count of 0.
- *
- * Blocks until something is finished, at most for `timeout_ms`. Any thread, also many at once: each event goes to one
- * of them. Returns:
- * - `DLOCK_OK`: see `count`.
- * - `DLOCK_ERR_CLOSED`: the locker is closed, and no event is left to take.
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `queue`, `events` or `count` is NULL, or `capacity` is 0.
- * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
- */
-enum dlock_status dlock_queue_wait(const struct dlock_queue *queue,
-                                   struct dlock_event *events,
-                                   size_t capacity,
-                                   uint64_t timeout_ms,
-                                   size_t *count,
-                                   struct dlock_error *err);
-
-/**
- * Tells the descriptor that is readable while events are pending, for epoll, kqueue, poll or an event loop; -1 where
- * there is none, or `queue` is NULL.
- *
- * Only watch it: reading, writing and closing it is the library's business, and it ends with the queue. When it is
- * readable, take events with dlock_queue_wait() and a timeout of 0 until the count is below the capacity.
- *
- * Never blocks. Any thread.
- */
-int32_t dlock_queue_fd(const struct dlock_queue *queue);
-
-/**
- * The version of the library that was loaded, such as "0.1.0"; `DLOCK_VERSION` is that of the header compiled against.
- *
- * The text is static: it lives as long as the library is loaded. Never blocks, never fails; any thread.
- */
-const char *dlock_version(void);
-
-/**
  * The version of the library that was loaded, such as "0.1.0"; `DLOCK_VERSION` is that of the header compiled against.
  *
  * The text is static: it lives as long as the library is loaded. Never blocks, never fails; any thread.
@@ -954,14 +349,14 @@ const char *dlock_status_name(int32_t status);
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_new(struct dlock_options **out, struct dlock_error *err);
+dlock_status dlock_options_new(dlock_options **out, dlock_error *err);
 
 /**
  * Frees options. Lockers made with them are not concerned. NULL is fine.
  *
  * Never blocks. No other call may be using the options.
  */
-void dlock_options_free(struct dlock_options *options);
+void dlock_options_free(dlock_options *options);
 
 /**
  * Sets the server's host: a name, an IPv4 or an IPv6 address. The text is copied.
@@ -973,9 +368,9 @@ void dlock_options_free(struct dlock_options *options);
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `host` is NULL; `host` is not UTF-8, or no usable host.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_host(struct dlock_options *options,
-                                         const char *host,
-                                         struct dlock_error *err);
+dlock_status dlock_options_set_host(dlock_options *options,
+                                    const char *host,
+                                    dlock_error *err);
 
 /**
  * Sets the server's TCP port, not 0. Replaces the port of an earlier dlock_options_set_url().
@@ -985,9 +380,7 @@ enum dlock_status dlock_options_set_host(struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `port` is 0.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_port(struct dlock_options *options,
-                                         uint16_t port,
-                                         struct dlock_error *err);
+dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock_error *err);
 
 /**
  * Sets the server by a URL. The text is copied.
@@ -1005,9 +398,9 @@ enum dlock_status dlock_options_set_port(struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_url(struct dlock_options *options,
-                                        const char *url,
-                                        struct dlock_error *err);
+dlock_status dlock_options_set_url(dlock_options *options,
+                                   const char *url,
+                                   dlock_error *err);
 
 /**
  * Sets how long the server keeps a lock that is not renewed, in milliseconds: at least 100; 30,000 if never set.
@@ -1019,9 +412,9 @@ enum dlock_status dlock_options_set_url(struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `lease_ms` is out of range.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_lease_ms(struct dlock_options *options,
-                                             uint64_t lease_ms,
-                                             struct dlock_error *err);
+dlock_status dlock_options_set_lease_ms(dlock_options *options,
+                                        uint64_t lease_ms,
+                                        dlock_error *err);
 
 /**
  * Sets whether held locks are renewed in the background, every third of their lease; true if never set.
@@ -1033,9 +426,9 @@ enum dlock_status dlock_options_set_lease_ms(struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_auto_renew(struct dlock_options *options,
-                                               bool auto_renew,
-                                               struct dlock_error *err);
+dlock_status dlock_options_set_auto_renew(dlock_options *options,
+                                          bool auto_renew,
+                                          dlock_error *err);
 
 /**
  * Sets how long one attempt to connect may take, in milliseconds: at least 1; 5,000 if never set.
@@ -1045,9 +438,9 @@ enum dlock_status dlock_options_set_auto_renew(struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_connect_timeout_ms(struct dlock_options *options,
-                                                       uint64_t timeout_ms,
-                                                       struct dlock_error *err);
+dlock_status dlock_options_set_connect_timeout_ms(dlock_options *options,
+                                                  uint64_t timeout_ms,
+                                                  dlock_error *err);
 
 /**
  * Sets how long the server may take to answer before the connection counts as lost, in milliseconds: at least 1;
@@ -1058,9 +451,9 @@ enum dlock_status dlock_options_set_connect_timeout_ms(struct dlock_options *opt
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_options_set_response_timeout_ms(struct dlock_options *options,
-                                                        uint64_t timeout_ms,
-                                                        struct dlock_error *err);
+dlock_status dlock_options_set_response_timeout_ms(dlock_options *options,
+                                                   uint64_t timeout_ms,
+                                                   dlock_error *err);
 
 /**
  * Makes a locker. Does no I/O: the first dlock_lock_new() connects.
@@ -1073,9 +466,9 @@ enum dlock_status dlock_options_set_response_timeout_ms(struct dlock_options *op
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL, or the options contradict each other.
  * - `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_locker_new(const struct dlock_options *options,
-                                   struct dlock_locker **out,
-                                   struct dlock_error *err);
+dlock_status dlock_locker_new(const dlock_options *options,
+                              dlock_locker **out,
+                              dlock_error *err);
 
 /**
  * Closes a locker: calls that are blocked on its locks return `DLOCK_ERR_CLOSED`, submitted operations end with such
@@ -1089,8 +482,8 @@ enum dlock_status dlock_locker_new(const struct dlock_options *options,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_locker_close(const struct dlock_locker *locker,
-                                     struct dlock_error *err);
+dlock_status dlock_locker_close(const dlock_locker *locker,
+                                dlock_error *err);
 
 /**
  * Closes a locker if dlock_locker_close() has not, ends its thread, and frees it. NULL is fine.
@@ -1100,7 +493,7 @@ enum dlock_status dlock_locker_close(const struct dlock_locker *locker,
  * Blocks like dlock_locker_close(). Any thread, also while calls on its locks and queues are blocked: they return
  * `DLOCK_ERR_CLOSED`. No call that takes this very locker may be running.
  */
-void dlock_locker_free(struct dlock_locker *locker);
+void dlock_locker_free(dlock_locker *locker);
 
 /**
  * Makes a lock handle with a fresh owner id. The lock is not acquired yet.
@@ -1117,11 +510,11 @@ void dlock_locker_free(struct dlock_locker *locker);
  *   `group`.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_new(const struct dlock_locker *locker,
-                                 const char *name,
-                                 const char *group,
-                                 struct dlock_lock **out,
-                                 struct dlock_error *err);
+dlock_status dlock_lock_new(const dlock_locker *locker,
+                            const char *name,
+                            const char *group,
+                            dlock_lock **out,
+                            dlock_error *err);
 
 /**
  * Frees a lock handle. NULL is fine.
@@ -1132,7 +525,7 @@ enum dlock_status dlock_lock_new(const struct dlock_locker *locker,
  * Never blocks. Any thread. No call that takes this handle may be running: dlock_lock_cancel() ends a blocked one,
  * but wait until it has returned.
  */
-void dlock_lock_free(struct dlock_lock *lock);
+void dlock_lock_free(dlock_lock *lock);
 
 /**
  * Acquires the lock, waiting for it as long as it takes, first come, first served.
@@ -1154,8 +547,8 @@ void dlock_lock_free(struct dlock_lock *lock);
  * After any error the lock is not held; should the server have granted it all the same, it is given back in the
  * background.
  */
-enum dlock_status dlock_lock_acquire(const struct dlock_lock *lock,
-                                     struct dlock_error *err);
+dlock_status dlock_lock_acquire(const dlock_lock *lock,
+                                dlock_error *err);
 
 /**
  * Acquires the lock if it is free, without waiting for it.
@@ -1174,9 +567,9 @@ enum dlock_status dlock_lock_acquire(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `acquired` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_try_acquire(const struct dlock_lock *lock,
-                                         bool *acquired,
-                                         struct dlock_error *err);
+dlock_status dlock_lock_try_acquire(const dlock_lock *lock,
+                                    bool *acquired,
+                                    dlock_error *err);
 
 /**
  * Acquires the lock like dlock_lock_acquire(), but waits for it no longer than `timeout_ms` milliseconds.
@@ -1190,9 +583,9 @@ enum dlock_status dlock_lock_try_acquire(const struct dlock_lock *lock,
  * - `DLOCK_ERR_LOCKER`, `DLOCK_ERR_ALREADY_HELD`, `DLOCK_ERR_CANCELLED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`,
  *   `DLOCK_ERR_INVALID_ARGUMENT`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from dlock_lock_acquire().
  */
-enum dlock_status dlock_lock_acquire_timeout(const struct dlock_lock *lock,
-                                             uint64_t timeout_ms,
-                                             struct dlock_error *err);
+dlock_status dlock_lock_acquire_timeout(const dlock_lock *lock,
+                                        uint64_t timeout_ms,
+                                        dlock_error *err);
 
 /**
  * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
@@ -1207,10 +600,10 @@ enum dlock_status dlock_lock_acquire_timeout(const struct dlock_lock *lock,
  *   `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_INVALID_ARGUMENT`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as
  *   from dlock_lock_acquire().
  */
-enum dlock_status dlock_lock_acquire_retry_backoff(const struct dlock_lock *lock,
-                                                   uint32_t retries,
-                                                   uint64_t initial_backoff_ms,
-                                                   struct dlock_error *err);
+dlock_status dlock_lock_acquire_retry_backoff(const dlock_lock *lock,
+                                              uint32_t retries,
+                                              uint64_t initial_backoff_ms,
+                                              dlock_error *err);
 
 /**
  * Releases the lock. The first who waits for it becomes its holder in the same step.
@@ -1231,8 +624,8 @@ enum dlock_status dlock_lock_acquire_retry_backoff(const struct dlock_lock *lock
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_release(const struct dlock_lock *lock,
-                                     struct dlock_error *err);
+dlock_status dlock_lock_release(const dlock_lock *lock,
+                                dlock_error *err);
 
 /**
  * Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
@@ -1247,9 +640,9 @@ enum dlock_status dlock_lock_release(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_is_locked(const struct dlock_lock *lock,
-                                       bool *locked,
-                                       struct dlock_error *err);
+dlock_status dlock_lock_is_locked(const dlock_lock *lock,
+                                  bool *locked,
+                                  dlock_error *err);
 
 /**
  * Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
@@ -1262,9 +655,9 @@ enum dlock_status dlock_lock_is_locked(const struct dlock_lock *lock,
  *   `DLOCK_ERR_PANIC`: as from dlock_lock_is_locked().
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked_by_me` is NULL.
  */
-enum dlock_status dlock_lock_is_locked_by_me(const struct dlock_lock *lock,
-                                             bool *locked_by_me,
-                                             struct dlock_error *err);
+dlock_status dlock_lock_is_locked_by_me(const dlock_lock *lock,
+                                        bool *locked_by_me,
+                                        dlock_error *err);
 
 /**
  * Asks the server who holds the lock.
@@ -1281,10 +674,10 @@ enum dlock_status dlock_lock_is_locked_by_me(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock`, `exists` or `owner` is NULL.
  *
  */
-enum dlock_status dlock_lock_owner(const struct dlock_lock *lock,
-                                   bool *exists,
-                                   char owner[DLOCK_UUID_SIZE],
-                                   struct dlock_error *err);
+dlock_status dlock_lock_owner(const dlock_lock *lock,
+                              bool *exists,
+                              char owner[DLOCK_UUID_SIZE],
+                              dlock_error *err);
 
 /**
  * Writes this handle's owner id into `id`: a random UUID in lower case. It never changes.
@@ -1295,7 +688,7 @@ enum dlock_status dlock_lock_owner(const struct dlock_lock *lock,
  * - `DLOCK_ERR_PANIC`
  *
  */
-enum dlock_status dlock_lock_id(const struct dlock_lock *lock, char id[DLOCK_UUID_SIZE]);
+dlock_status dlock_lock_id(const dlock_lock *lock, char id[DLOCK_UUID_SIZE]);
 
 /**
  * Tells the fencing token of the lock held: `token` gets a number greater than that of every earlier acquisition of
@@ -1309,9 +702,9 @@ enum dlock_status dlock_lock_id(const struct dlock_lock *lock, char id[DLOCK_UUI
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `token` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_fencing_token(const struct dlock_lock *lock,
-                                           uint64_t *token,
-                                           struct dlock_error *err);
+dlock_status dlock_lock_fencing_token(const dlock_lock *lock,
+                                      uint64_t *token,
+                                      dlock_error *err);
 
 /**
  * Tells for how many milliseconds the lock is certainly still held: `remaining_ms` gets the holder's own, careful
@@ -1325,9 +718,9 @@ enum dlock_status dlock_lock_fencing_token(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `remaining_ms` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_remaining_ms(const struct dlock_lock *lock,
-                                          uint64_t *remaining_ms,
-                                          struct dlock_error *err);
+dlock_status dlock_lock_remaining_ms(const dlock_lock *lock,
+                                     uint64_t *remaining_ms,
+                                     dlock_error *err);
 
 /**
  * Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; at least 100.
@@ -1346,9 +739,9 @@ enum dlock_status dlock_lock_remaining_ms(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL, or `lease_ms` is out of range.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_extend(const struct dlock_lock *lock,
-                                    uint64_t lease_ms,
-                                    struct dlock_error *err);
+dlock_status dlock_lock_extend(const dlock_lock *lock,
+                               uint64_t lease_ms,
+                               dlock_error *err);
 
 /**
  * Ends the acquire call, blocked or submitted, that is under way on this handle: it answers `DLOCK_ERR_CANCELLED`. A
@@ -1362,8 +755,8 @@ enum dlock_status dlock_lock_extend(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_cancel(const struct dlock_lock *lock,
-                                    struct dlock_error *err);
+dlock_status dlock_lock_cancel(const dlock_lock *lock,
+                               dlock_error *err);
 
 /**
  * Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
@@ -1376,10 +769,10 @@ enum dlock_status dlock_lock_cancel(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `queue` is NULL, or they belong to different lockers.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_lock_watch(const struct dlock_lock *lock,
-                                   const struct dlock_queue *queue,
-                                   uint64_t user_data,
-                                   struct dlock_error *err);
+dlock_status dlock_lock_watch(const dlock_lock *lock,
+                              const dlock_queue *queue,
+                              uint64_t user_data,
+                              dlock_error *err);
 
 /**
  * Makes a completion queue for the locks of `locker`. `out` gets it, to be freed with dlock_queue_free().
@@ -1391,9 +784,9 @@ enum dlock_status dlock_lock_watch(const struct dlock_lock *lock,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` or `out` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_queue_new(const struct dlock_locker *locker,
-                                  struct dlock_queue **out,
-                                  struct dlock_error *err);
+dlock_status dlock_queue_new(const dlock_locker *locker,
+                             dlock_queue **out,
+                             dlock_error *err);
 
 /**
  * Frees a queue. NULL is fine. What is pending is cancelled without an event, and locks acquired for it in that
@@ -1401,7 +794,7 @@ enum dlock_status dlock_queue_new(const struct dlock_locker *locker,
  *
  * Never blocks. Any thread. No call that takes this queue may be running, dlock_queue_wait() included.
  */
-void dlock_queue_free(struct dlock_queue *queue);
+void dlock_queue_free(dlock_queue *queue);
 
 /**
  * Starts what dlock_lock_acquire_timeout() does, and returns at once. With `DLOCK_WAIT_FOREVER` as `timeout_ms`
@@ -1420,11 +813,11 @@ void dlock_queue_free(struct dlock_queue *queue);
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `queue` or `lock` is NULL, or they belong to different lockers.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_submit_acquire(const struct dlock_queue *queue,
-                                       const struct dlock_lock *lock,
-                                       uint64_t timeout_ms,
-                                       uint64_t user_data,
-                                       struct dlock_error *err);
+dlock_status dlock_submit_acquire(const dlock_queue *queue,
+                                  const dlock_lock *lock,
+                                  uint64_t timeout_ms,
+                                  uint64_t user_data,
+                                  dlock_error *err);
 
 /**
  * Starts what dlock_lock_try_acquire() does, and returns at once.
@@ -1434,10 +827,10 @@ enum dlock_status dlock_submit_acquire(const struct dlock_queue *queue,
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_try_acquire(const struct dlock_queue *queue,
-                                           const struct dlock_lock *lock,
-                                           uint64_t user_data,
-                                           struct dlock_error *err);
+dlock_status dlock_submit_try_acquire(const dlock_queue *queue,
+                                      const dlock_lock *lock,
+                                      uint64_t user_data,
+                                      dlock_error *err);
 
 /**
  * Starts what dlock_lock_acquire_retry_backoff() does, and returns at once: `retries` after waits of 1, 2, 4, … times
@@ -1448,12 +841,12 @@ enum dlock_status dlock_submit_try_acquire(const struct dlock_queue *queue,
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_acquire_retry_backoff(const struct dlock_queue *queue,
-                                                     const struct dlock_lock *lock,
-                                                     uint32_t retries,
-                                                     uint64_t initial_backoff_ms,
-                                                     uint64_t user_data,
-                                                     struct dlock_error *err);
+dlock_status dlock_submit_acquire_retry_backoff(const dlock_queue *queue,
+                                                const dlock_lock *lock,
+                                                uint32_t retries,
+                                                uint64_t initial_backoff_ms,
+                                                uint64_t user_data,
+                                                dlock_error *err);
 
 /**
  * Starts what dlock_lock_release() does, and returns at once.
@@ -1462,10 +855,10 @@ enum dlock_status dlock_submit_acquire_retry_backoff(const struct dlock_queue *q
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_release(const struct dlock_queue *queue,
-                                       const struct dlock_lock *lock,
-                                       uint64_t user_data,
-                                       struct dlock_error *err);
+dlock_status dlock_submit_release(const dlock_queue *queue,
+                                  const dlock_lock *lock,
+                                  uint64_t user_data,
+                                  dlock_error *err);
 
 /**
  * Starts what dlock_lock_is_locked() does, and returns at once.
@@ -1474,10 +867,10 @@ enum dlock_status dlock_submit_release(const struct dlock_queue *queue,
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_is_locked(const struct dlock_queue *queue,
-                                         const struct dlock_lock *lock,
-                                         uint64_t user_data,
-                                         struct dlock_error *err);
+dlock_status dlock_submit_is_locked(const dlock_queue *queue,
+                                    const dlock_lock *lock,
+                                    uint64_t user_data,
+                                    dlock_error *err);
 
 /**
  * Starts what dlock_lock_is_locked_by_me() does, and returns at once.
@@ -1486,10 +879,10 @@ enum dlock_status dlock_submit_is_locked(const struct dlock_queue *queue,
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_is_locked_by_me(const struct dlock_queue *queue,
-                                               const struct dlock_lock *lock,
-                                               uint64_t user_data,
-                                               struct dlock_error *err);
+dlock_status dlock_submit_is_locked_by_me(const dlock_queue *queue,
+                                          const dlock_lock *lock,
+                                          uint64_t user_data,
+                                          dlock_error *err);
 
 /**
  * Starts what dlock_lock_owner() does, and returns at once.
@@ -1499,10 +892,10 @@ enum dlock_status dlock_submit_is_locked_by_me(const struct dlock_queue *queue,
  *
  * Blocks, threads, statuses: as dlock_submit_acquire().
  */
-enum dlock_status dlock_submit_owner(const struct dlock_queue *queue,
-                                     const struct dlock_lock *lock,
-                                     uint64_t user_data,
-                                     struct dlock_error *err);
+dlock_status dlock_submit_owner(const dlock_queue *queue,
+                                const dlock_lock *lock,
+                                uint64_t user_data,
+                                dlock_error *err);
 
 /**
  * Takes finished operations out of the queue, the oldest first; waits for the first of them.
@@ -1518,12 +911,12 @@ enum dlock_status dlock_submit_owner(const struct dlock_queue *queue,
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `queue`, `events` or `count` is NULL, or `capacity` is 0.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
-enum dlock_status dlock_queue_wait(const struct dlock_queue *queue,
-                                   struct dlock_event *events,
-                                   size_t capacity,
-                                   uint64_t timeout_ms,
-                                   size_t *count,
-                                   struct dlock_error *err);
+dlock_status dlock_queue_wait(const dlock_queue *queue,
+                              dlock_event *events,
+                              size_t capacity,
+                              uint64_t timeout_ms,
+                              size_t *count,
+                              dlock_error *err);
 
 /**
  * Tells the descriptor that is readable while events are pending, for epoll, kqueue, poll or an event loop; -1 where
@@ -1534,7 +927,7 @@ enum dlock_status dlock_queue_wait(const struct dlock_queue *queue,
  *
  * Never blocks. Any thread.
  */
-int32_t dlock_queue_fd(const struct dlock_queue *queue);
+int dlock_queue_fd(const dlock_queue *queue);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The sources in the order in which the header presents them.
-const SOURCES: [&str; 8] = ["mod", "version", "error", "options", "locker", "lock", "event", "queue"];
+/// The sources in the order in which the header presents them. Not `mod`: cbindgen follows its modules, in their order.
+const SOURCES: [&str; 8] = ["limits", "version", "error", "options", "locker", "lock", "event", "queue"];
 
 const VERSION_MACROS: &str = concat!(
-    "/**\n * The version of this header, as numbers and as a text; see dlock_version().\n */\n",
+    "\n/**\n * The version of this header, as numbers and as a text; see dlock_version().\n */\n",
     "#define DLOCK_VERSION_MAJOR ",
     env!("CARGO_PKG_VERSION_MAJOR"),
     "\n#define DLOCK_VERSION_MINOR ",

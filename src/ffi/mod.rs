@@ -12,20 +12,14 @@
 pub mod error;
 pub mod event;
 mod guard;
+pub mod limits;
 pub mod lock;
 pub mod locker;
 pub mod options;
 pub mod queue;
 pub mod version;
 
-/// The size of the buffer for an owner id: 36 characters (lower-case hexadecimal digits and hyphens) and a NUL.
-pub const DLOCK_UUID_SIZE: usize = 37;
-
-/// The size of the message in `dlock_error` and `dlock_event`, the NUL included. Longer texts are cut at a character.
-pub const DLOCK_ERROR_MESSAGE_SIZE: usize = 256;
-
-/// As a timeout: no deadline.
-pub const DLOCK_WAIT_FOREVER: u64 = u64::MAX;
+use limits::{DLOCK_ERROR_MESSAGE_SIZE, DLOCK_UUID_SIZE, DLOCK_WAIT_FOREVER};
 
 const _: () = {
     // Handles are shared between the caller's threads; that they may be is the compiler's business, not a promise.

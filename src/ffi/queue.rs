@@ -1,5 +1,7 @@
 //! Completion queues: submitting, and collecting events.
 
+use std::ffi::c_int;
+
 use super::error::{dlock_error, dlock_status};
 use super::event::dlock_event;
 use super::guard::{self, Out, given};
@@ -244,6 +246,6 @@ unsafe fn collect(queue: &Queue, events: *mut dlock_event, capacity: usize, time
 ///
 /// Never blocks. Any thread.
 #[unsafe(no_mangle)]
-pub extern "C" fn dlock_queue_fd(queue: Option<&dlock_queue>) -> i32 {
+pub extern "C" fn dlock_queue_fd(queue: Option<&dlock_queue>) -> c_int {
     guard::plain(-1, || queue.map_or(-1, |queue| queue.0.fd()))
 }
