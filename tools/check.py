@@ -31,8 +31,9 @@ PYTHON_FILES = sorted(str(path.relative_to(ROOT)) for directory in ("tools", "te
 # in, without which there is no such step yet (`where`), or the file (`needs`).
 Step = namedtuple("Step", "name command seconds count where needs", defaults=("exit", ".", None))
 STEPS = [
-    Step("rustfmt", ["cargo", "fmt", "--check"], 60),
+    Step("rustfmt", ["cargo", "fmt", "--", "--check", "--color", "never"], 60),
     Step("python", [PYTHON, "-m", "py_compile"] + PYTHON_FILES, 60),
+    Step("check itself", [PYTHON, "tools/check_test.py"], 120, "lines"),
     Step("servers", [PYTHON, "tools/servers.py", "check"], 300, "lines"),
     Step("clippy", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"], 420),
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
@@ -260,15 +261,18 @@ def target_directory():
         return str(ROOT / "target")
 
 
-def interrupt(number, _frame):
+def handle_signals(handler):
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)  # The cleaning up is not to be interrupted.
+        signal.signal(each, handler)
+
+
+def interrupt(number, _frame):
+    handle_signals(signal.SIG_IGN)  # The cleaning up is not to be interrupted.
     raise Interrupted(signal.Signals(number).name)
 
 
 def main():
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, interrupt)
+    handle_signals(interrupt)
     LOGS.mkdir(parents=True, exist_ok=True)
     steps = [step for step in STEPS if (ROOT / step.where).is_dir() and (not step.needs or (ROOT / step.needs).exists())]
     begun = time.monotonic()
@@ -283,6 +287,7 @@ def main():
         interrupted = signal_name
         run.failed += len(steps) - done
     finally:
+        handle_signals(signal.SIG_IGN)
         run.end_all()
         run.check_leaks()
         shutil.rmtree(run.temporary, ignore_errors=True)
