@@ -9,6 +9,7 @@ Whatever a step starts is ended with the step, also after a timeout or Ctrl-C. T
 directory below $TMPDIR, which is fresh here; that no process outlived its step is the last check.
 """
 
+import ctypes
 import json
 import os
 import re
@@ -150,6 +151,26 @@ def marked(entry):
         return False
 
 
+def adopt_orphans():
+    """Makes this process the parent of those whose own parent ended (Linux only), so that none stays as a zombie where
+    process 1 does not collect them, as in many containers."""
+    if sys.platform == "linux":
+        set_child_subreaper = 36
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def collect(child):
+    """Collects the ended processes that were adopted. `child` is left for its own object to collect."""
+    try:
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or (child and ended.si_pid == child.pid):
+                return
+            os.waitpid(ended.si_pid, 0)
+    except (AttributeError, ChildProcessError):
+        pass  # No waitid on this system, or nothing to collect.
+
+
 class Run:
     """One run over all steps: the counts, the environment, the step under way."""
 
@@ -196,12 +217,22 @@ class Run:
             except OSError as error:
                 return 1, f"{step.command[0]} does not run: {error.strerror}"
             try:
-                status, problem = self.child.wait(bound), None
+                status, problem = self.wait(bound), None
                 self.note_leaks(step)
             except subprocess.TimeoutExpired:
                 status, problem = 1, f"stopped after {bound:.0f} s"
             self.end_all()
             return status, problem
+
+    def wait(self, bound):
+        """The exit status of the step under way. Orphans are collected meanwhile: a test may wait for their end."""
+        until = time.monotonic() + bound
+        while time.monotonic() < until:
+            try:
+                return self.child.wait(0.1)
+            except subprocess.TimeoutExpired:
+                collect(self.child)
+        raise subprocess.TimeoutExpired(self.child.args, bound)
 
     def ours(self):
         """The processes that the step under way started and that still run."""
@@ -220,6 +251,7 @@ class Run:
                     or re.match("redis|valkey", process.name)]
             if not left or time.monotonic() > until:
                 break
+            collect(self.child)
             time.sleep(0.05)
         self.leaks += [f"{process.name} (process {process.pid}) outlived {step.name}" for process in left]
 
@@ -235,6 +267,7 @@ class Run:
                     pass
             if self.child:
                 self.child.poll()
+            collect(None)
             if not left:
                 break
             time.sleep(0.02)
@@ -272,6 +305,7 @@ def interrupt(number, _frame):
 
 
 def main():
+    adopt_orphans()
     handle_signals(interrupt)
     LOGS.mkdir(parents=True, exist_ok=True)
     steps = [step for step in STEPS if (ROOT / step.where).is_dir() and (not step.needs or (ROOT / step.needs).exists())]
@@ -285,6 +319,7 @@ def main():
             done += 1
     except Interrupted as signal_name:
         interrupted = signal_name
+        print()
         run.failed += len(steps) - done
     finally:
         handle_signals(signal.SIG_IGN)

@@ -72,9 +72,12 @@ def results():
 
 
 def alive(pid):
-    """Whether the process runs; a zombie that nobody collects does not."""
-    listing = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], stdout=subprocess.PIPE, universal_newlines=True)
-    return listing.stdout.strip()[:1] not in ("", "Z")
+    """Whether the process is there, be it as a zombie."""
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False
 
 
 def pid_in(path):
