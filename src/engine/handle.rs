@@ -182,8 +182,12 @@ impl<T: Clone> Handle<T> {
         Request { name: Arc::clone(&self.name), acquisition, seat: self.seat.clone(), op }
     }
 
-    pub fn take_tag(&mut self) -> Option<T> {
-        self.call.take().map(|call| call.tag)
+    pub fn take_call(&mut self) -> Option<(Operation, T)> {
+        self.call.take().map(|call| (call.operation, call.tag))
+    }
+
+    pub fn tag(&self) -> Option<&T> {
+        self.call.as_ref().map(|call| &call.tag)
     }
 
     /// Token and end of validity of the held lock.
@@ -270,6 +274,14 @@ impl<T: Clone> Handle<T> {
             }
             Phase::Idle => self.finish(core, Err(error)),
             _ => self.fail(core, now, error),
+        }
+    }
+
+    /// Gives a held lock up in the background.
+    pub fn hand_on(&mut self, core: &mut Core<T>, now: Time) {
+        if self.phase == Phase::Held && self.call.is_none() {
+            let error = Error::new(Status::Cancelled, "nobody is there to receive the lock");
+            self.give_up_everything(core, now, error);
         }
     }
 

@@ -195,8 +195,8 @@ impl<T: Clone> Core<T> {
         }
     }
 
-    pub fn take_job_tags(&mut self) -> Vec<T> {
-        self.jobs.values_mut().filter_map(|job| job.asked.take()).map(|(_, tag)| tag).collect()
+    pub fn take_job_calls(&mut self) -> Vec<(Operation, T)> {
+        self.jobs.values_mut().filter_map(|job| job.asked.take()).collect()
     }
 }
 

@@ -202,6 +202,11 @@ impl<T: Clone> Engine<T> {
         self.settle(now);
     }
 
+    /// Was it closed?
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Is nothing left to be released in the background?
     pub fn is_drained(&self) -> bool {
         self.core.jobs.is_empty()
@@ -366,12 +371,28 @@ impl<T: Clone> Engine<T> {
     }
 
     /// Every operation in progress, to be answered by the runner itself: for a runner that must give up.
-    pub fn abandon(&mut self) -> Vec<T> {
+    pub fn abandon(&mut self) -> Vec<(Operation, T)> {
         self.closed = true;
-        let calls = self.handles.values_mut().filter_map(Handle::take_tag);
-        let mut tags: Vec<T> = calls.collect();
-        tags.extend(self.core.take_job_tags());
-        tags
+        let calls = self.handles.values_mut().filter_map(Handle::take_call);
+        let mut calls: Vec<(Operation, T)> = calls.collect();
+        calls.extend(self.core.take_job_calls());
+        calls
+    }
+
+    /// Nobody is there to receive this handle's lock: hand it on.
+    pub fn hand_on(&mut self, now: Time, id: HandleId) {
+        self.with(now, id, |handle, core| handle.hand_on(core, now));
+    }
+
+    /// Cancels the acquires whose tag is one of those.
+    pub fn cancel_where(&mut self, now: Time, of: impl Fn(&T) -> bool) {
+        for handle in self.handles.values_mut() {
+            if handle.tag().is_some_and(&of) {
+                handle.cancel(&mut self.core, now);
+                handle.arm(&mut self.core);
+            }
+        }
+        self.settle(now);
     }
 
     fn with(&mut self, now: Time, id: HandleId, f: impl FnOnce(&mut Handle<T>, &mut Core<T>)) {
