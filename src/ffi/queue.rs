@@ -56,7 +56,7 @@ pub extern "C" fn dlock_queue_free(queue: Option<Box<dlock_queue>>) {
 /// `token` the fencing token of the lock acquired.
 ///
 /// This holds for every dlock_submit function: a submission that returned `DLOCK_OK` ends in exactly one event, any
-/// other in none. Until the event is there the handle is in use. The event may be there before this returns.
+/// other in none. Until the event of an acquire or a release is there, the handle is in use. The event may be there before this returns.
 ///
 /// Never blocks. Any thread, one at a time for a lock. Returns:
 /// - `DLOCK_OK`: submitted.
