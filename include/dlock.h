@@ -48,9 +48,9 @@
  * Threads. A locker and a queue may be used from any thread, by many at once. A lock handle may
  * move between threads, but has one user at a time: a second one gets DLOCK_ERR_BUSY. Only
  * dlock_lock_cancel() and what reads (id, fencing_token, remaining_ms, is_locked, is_locked_by_me,
- * owner) may run beside a blocked call on it. Options are for one thread. In the prototypes `const` marks a handle
- * that the function may share with calls on other threads, as far as just said; it does not mean
- * that nothing changes. Every blocking call says how long it blocks.
+ * owner) may run beside a blocked call on it. Options are for one thread. In the prototypes `const`
+ * marks a handle that the function may share with calls on other threads, as far as just said; it
+ * does not mean that nothing changes. Every blocking call says how long it blocks.
  *     Two things are forbidden, since no library can catch them: using a handle after its _free,
  * and freeing a handle during a call that takes that very handle. Closing or freeing a locker while
  * calls on its locks are blocked is fine: they return DLOCK_ERR_CLOSED.
@@ -67,9 +67,9 @@
  * own.
  *
  * The process. The library never prints, exits, installs a signal handler or touches the locale. A
- * locker runs its background threads, named "dlock…", from first need until it is freed, and
- * nothing is left behind after that. Before dlclose(), free every locker, lock and queue: code that a
- * thread still runs must not be unmapped.
+ * locker runs a background thread named "dlock" from first need until it is freed, and for moments
+ * others whose names begin so; after that nothing is left behind. Before dlclose(), free every
+ * locker, lock and queue: code that a thread still runs must not be unmapped.
  *
  * Versions. DLOCK_VERSION is that of this header, dlock_version() that of the library loaded. The
  * SONAME changes with the major version of the ABI. Within one, structs keep their size and numbers
@@ -387,7 +387,7 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  * Sets the server by a URL. The text is copied.
  *
  * - `redis://[user:password@]host[:port][/db]`: TCP.
- * - `redis+unix:///path/to/socket[?db=N&user=…&pass=…]`: a unix socket.
+ * - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.
  *
@@ -592,7 +592,7 @@ dlock_status dlock_lock_acquire_timeout(const dlock_lock *lock,
                                         dlock_error *err);
 
 /**
- * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
+ * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8 and so on times
  * `initial_backoff_ms` milliseconds.
  *
  * It does not queue, so those who wait in dlock_lock_acquire() come first.
@@ -765,8 +765,8 @@ dlock_status dlock_lock_cancel(const dlock_lock *lock,
 
 /**
  * Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
- * each acquisition lost, with `user_data`, until the handle or the queue is freed. A handle has one watch: a later call
- * replaces it. A lock that is released, or whose locker is closed, is not lost.
+ * each acquisition lost, with `user_data`, until the handle or the queue is freed. A lock that is released, or whose
+ * locker is closed, is not lost. A handle has one watch: a later call replaces it.
  *
  * Never blocks. Any thread. Returns:
  * - `DLOCK_OK`
@@ -809,7 +809,8 @@ void dlock_queue_free(dlock_queue *queue);
  * `token` the fencing token of the lock acquired.
  *
  * This holds for every dlock_submit function: a submission that returned `DLOCK_OK` ends in exactly one event, any
- * other in none. Until the event of an acquire or a release is there, the handle is in use. The event may be there before this returns.
+ * other in none. Until the event of an acquire or a release is there, the handle is in use. The event may be there
+ * before this returns.
  *
  * Never blocks. Any thread, one at a time for a lock. Returns:
  * - `DLOCK_OK`: submitted.
@@ -838,8 +839,8 @@ dlock_status dlock_submit_try_acquire(const dlock_queue *queue,
                                       dlock_error *err);
 
 /**
- * Starts what dlock_lock_acquire_retry_backoff() does, and returns at once: `retries` after waits of 1, 2, 4, … times
- * `initial_backoff_ms` milliseconds.
+ * Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms` (milliseconds),
+ * and returns at once.
  *
  * The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
  * lock acquired.

@@ -143,7 +143,7 @@ pub unsafe extern "C" fn dlock_lock_acquire_timeout(
     unsafe { guard::call(err, || given("lock", lock)?.0.acquire_timeout(timeout_ms)) }
 }
 
-/// Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
+/// Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8 and so on times
 /// `initial_backoff_ms` milliseconds.
 ///
 /// It does not queue, so those who wait in dlock_lock_acquire() come first.
@@ -395,8 +395,8 @@ pub unsafe extern "C" fn dlock_lock_cancel(lock: Option<&dlock_lock>, err: *mut 
 }
 
 /// Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
-/// each acquisition lost, with `user_data`, until the handle or the queue is freed. A handle has one watch: a later call
-/// replaces it. A lock that is released, or whose locker is closed, is not lost.
+/// each acquisition lost, with `user_data`, until the handle or the queue is freed. A lock that is released, or whose
+/// locker is closed, is not lost. A handle has one watch: a later call replaces it.
 ///
 /// Never blocks. Any thread. Returns:
 /// - `DLOCK_OK`

@@ -76,7 +76,7 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// Sets the server by a URL. The text is copied.
 ///
 /// - `redis://[user:password@]host[:port][/db]`: TCP.
-/// - `redis+unix:///path/to/socket[?db=N&user=…&pass=…]`: a unix socket.
+/// - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
 ///
