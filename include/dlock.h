@@ -839,8 +839,8 @@ dlock_status dlock_submit_try_acquire(const dlock_queue *queue,
                                       dlock_error *err);
 
 /**
- * Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms` (milliseconds),
- * and returns at once.
+ * Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms`
+ * (milliseconds), and returns at once.
  *
  * The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
  * lock acquired.

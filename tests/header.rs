@@ -111,7 +111,8 @@ fn every_name_of_the_header_is_ours() {
         assert!(line.starts_with("DLOCK_"), "{line}");
     }
     // A type's name is the last word of its definition: `typedef struct name name;`, or `} name;`.
-    let definitions = |line: &&str| (line.starts_with("typedef ") && line.ends_with(';')) || line.starts_with("} dlock");
+    let definitions =
+        |line: &&str| (line.starts_with("typedef ") && line.ends_with(';')) || line.starts_with("} dlock");
     let types: Vec<_> = header.lines().filter(definitions).filter_map(|line| line.split_whitespace().last()).collect();
     assert_eq!(types.len(), 8, "{types:?}");
     for name in types {

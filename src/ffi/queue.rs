@@ -96,8 +96,8 @@ pub unsafe extern "C" fn dlock_submit_try_acquire(
     unsafe { guard::call(err, || given("queue", queue)?.0.submit_try_acquire(&given("lock", lock)?.0, user_data)) }
 }
 
-/// Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms` (milliseconds),
-/// and returns at once.
+/// Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms`
+/// (milliseconds), and returns at once.
 ///
 /// The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
 /// lock acquired.
