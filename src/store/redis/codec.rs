@@ -190,10 +190,11 @@ pub fn parse_acquisition(text: &str) -> Option<Acquisition> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) { None } else { Acquisition::parse(text) }
 }
 
-/// The answer of a script.
+/// The answer of a script: a word, or an array that begins with one.
 fn answered(value: &Value) -> Result<Reply, Unexpected> {
     let parts = match value {
         Value::Array(parts) => &parts[..],
+        Value::Bulk(_) => std::slice::from_ref(value),
         Value::Error(text) => return Ok(Reply::Error(classify(text))),
         _ => return Err(Unexpected),
     };

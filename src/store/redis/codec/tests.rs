@@ -113,7 +113,7 @@ fn answers_of_the_scripts() {
         said("*2\r\n$8\r\nunqueued\r\n$24\r\n@user_script: 9: -OOM no\r\n"),
         Ok(Reply::Unqueued { error: full })
     );
-    assert_eq!(said("*1\r\n$7\r\nnotmine\r\n"), Ok(Reply::NotMine(Holder::Nobody)));
+    assert_eq!(said("$7\r\nnotmine\r\n"), Ok(Reply::NotMine(Holder::Nobody)));
     assert_eq!(said("*2\r\n$7\r\nnotmine\r\n$-1\r\n"), Ok(Reply::NotMine(Holder::Foreign(None))));
     let wire = format!("*3\r\n$4\r\nnext\r\n$39\r\n{acquisition}\r\n$2\r\n43\r\n");
     assert_eq!(said(&wire), Ok(Reply::Released { next: Some(HandOff { acquisition, token: 43 }) }));
