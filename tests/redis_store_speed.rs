@@ -79,12 +79,23 @@ fn try_and_release_beside_pings_and_the_classic_pair() {
     let classic_take = command(&["SET", "classic", &owner, "NX", "PX", "30000"]);
     let classic_free = command(&["EVALSHA", &sha, "1", "classic", &owner]);
     let ping = command(&["PING"]);
+    let (key, queue, fence, me) = (name.key(), name.waiters(), ":dlock:fence", acquisition.to_string());
+    let mut same_take = command(&["MULTI"]);
+    same_take.extend(command(&["SET", key, &me, "NX", "PX", "30000"]));
+    same_take.extend(command(&["INCR", fence]));
+    same_take.extend(command(&["EXEC"]));
+    let script = concat!(
+        include_str!("../src/store/redis/scripts/draw.lua"),
+        include_str!("../src/store/redis/scripts/notmine.lua"),
+        include_str!("../src/store/redis/scripts/release.lua")
+    );
+    let sha: String = server.cmd(&["SCRIPT", "LOAD", script]);
+    let same_free = command(&["EVALSHA", &sha, "3", key, queue, fence, &me, &look.member()]);
 
     let mut replies = Vec::new();
-    let (mut pings, mut classics, mut pairs, mut looks) = (vec![], vec![], vec![], vec![]);
-    let (mut takes, mut frees, mut c1, mut c2) = (vec![], vec![], vec![], vec![]);
+    let (mut pings, mut classics, mut pairs, mut looks, mut sames) = (vec![], vec![], vec![], vec![], vec![]);
     for block in 0..BLOCKS {
-        for times in [&mut pings, &mut classics, &mut pairs, &mut looks] {
+        for times in [&mut pings, &mut classics, &mut pairs, &mut looks, &mut sames] {
             if block == 1 {
                 times.clear();
             }
@@ -98,20 +109,20 @@ fn try_and_release_beside_pings_and_the_classic_pair() {
         for _ in 0..BLOCK {
             let begin = Instant::now();
             bare.ask(&classic_take, 5);
-            c1.push(begin.elapsed());
-            let begin = Instant::now();
             bare.ask(&classic_free, 4);
-            c2.push(begin.elapsed());
-            classics.push(c1[c1.len()-1] + begin.elapsed());
+            classics.push(begin.elapsed());
         }
         for _ in 0..BLOCK {
             let begin = Instant::now();
             ask(&mut *connection, &take, &mut replies);
-            takes.push(begin.elapsed());
-            let begin = Instant::now();
             ask(&mut *connection, &free, &mut replies);
-            frees.push(begin.elapsed());
-            pairs.push(takes[takes.len()-1] + begin.elapsed());
+            pairs.push(begin.elapsed());
+        }
+        for _ in 0..BLOCK {
+            let begin = Instant::now();
+            bare.ask(&same_take, 5 + 9 + 9 + 4 + 5 + 19);
+            bare.ask(&same_free, 14);
+            sames.push(begin.elapsed());
         }
         for _ in 0..BLOCK {
             let begin = Instant::now();
@@ -121,8 +132,6 @@ fn try_and_release_beside_pings_and_the_classic_pair() {
         }
     }
     let floor = middle(pings).0;
-    let stats: String = server.cmd(&["INFO", "commandstats"]);
-    stats.lines().filter(|l| !l.contains("calls=1,")).for_each(|l| println!("{l}"));
     let line = |what: &str, (p50, p99): (f64, f64)| {
         println!("{what:28} p50 {p50:6.1} us  p99 {p99:6.1} us  {:.3}", p50 / floor)
     };
@@ -133,6 +142,8 @@ fn try_and_release_beside_pings_and_the_classic_pair() {
     let pair = middle(pairs);
     line("try + release, store", pair);
     line("inspect + inspect, store", middle(looks));
-    line("c1", middle(c1)); line("c2", middle(c2)); line("take", middle(takes)); line("free", middle(frees));
+    let same = middle(sames);
+    line("the same bytes, bare socket", same);
+    println!("try + release against the same bytes on a bare socket: {:.3}", pair.0 / same.0);
     println!("try + release against the classic pair: {:.3}", pair.0 / classic.0);
 }

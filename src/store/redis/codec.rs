@@ -44,11 +44,12 @@ impl Encoder {
                 resp::number(out, lease_ms);
             }
             Op::Release { leave } => {
-                call(out, &scripts.release, with_text, &all, 4);
+                call(out, &scripts.release, with_text, &all, if leave { 3 } else { 2 });
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
-                resp::bytes(out, request.seat.channel.as_bytes());
-                resp::bytes(out, if leave { b"leave" } else { b"release" });
+                if leave {
+                    resp::bytes(out, b"leave");
+                }
             }
             Op::Leave { lease_ms } => {
                 call(out, &scripts.leave, with_text, &all, 3);

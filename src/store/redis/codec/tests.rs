@@ -41,7 +41,7 @@ fn scripts_are_called_by_hash_and_resent_by_text() {
     assert_eq!(arguments(join, false), expected);
     let release = arguments(Op::Release { leave: true }, true);
     assert_eq!(release[..2], ["EVAL".to_owned(), scripts.release.body.to_owned()]);
-    assert_eq!(release[6..], [&acquisition, &member, "chan@nel", "leave"].map(str::to_owned));
+    assert_eq!(release[6..], [&acquisition, &member, "leave"].map(str::to_owned));
     assert_eq!(arguments(Op::Renew { lease_ms: 1 }, false)[2..5], ["2".to_owned(), "g:n".to_owned(), queue]);
     assert_eq!(arguments(Op::Inspect, false), ["GET", "g:n"]);
 }

@@ -1,14 +1,15 @@
 -- Release = hand-off: give the lock to the first live waiter, or free it (rules 7 and 8).
 -- Keys: 1 the lock, 2 its queue, 3 the fence counter.
--- Arguments: 1 acquisition, 2 queue member, 3 own channel, 4 'release', or 'leave' to leave the queue where not mine.
+-- Arguments: 1 acquisition, 2 queue member (it ends in the own channel), 3 'leave' to leave the queue where not mine,
+-- else absent. Few, because each costs the server time.
 -- Answers 'released', {'next', acquisition, token} (a waiter of the own channel: no message is sent), 'again' (dead
 -- waiters were dropped, more are queued, the lock is still mine) or not mine. Needs draw.lua and notmine.lua before it.
 local key, queue, counter = KEYS[1], KEYS[2], KEYS[3]
-local acquisition, member, own = ARGV[1], ARGV[2], ARGV[3]
+local acquisition, member = ARGV[1], ARGV[2]
 
 local held = redis.pcall('GET', key)
 if held ~= acquisition then
-  if ARGV[4] == 'leave' then redis.pcall('ZREM', queue, member) end
+  if ARGV[3] == 'leave' then redis.pcall('ZREM', queue, member) end
   return not_mine(held)
 end
 -- Nobody waits, as nearly always: a plain answer, and no list to build.
@@ -19,6 +20,7 @@ end
 
 local h = '[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
 local form = '^(' .. h .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. h .. h .. ':%d+)@([1-9]%d*)@(.+)$'
+local own = string.match(member, '^[^@]*@[^@]*@(.*)$')
 local entries = {}
 -- One more than the 32 that are looked at: one of them may be the releaser itself. An error (a queue of another type)
 -- has no entries.
