@@ -811,8 +811,9 @@ fn each_refusal_of_the_handshake_is_told_apart_and_names_the_address() {
     }
     expect(refusal(config(replica.port())), &at(replica.port()), &["read-only replica", "READONLY"]);
 
-    let full = RedisServer::start(&["--maxclients", "1"]);
-    let _only = full.connection();
+    let full = RedisServer::start(&[]);
+    let mut only = full.connection();
+    let _: () = redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).query(&mut only).unwrap();
     expect(refusal(config(full.port())), &at(full.port()), &["max number of clients"]);
 
     let cluster = RedisServer::start(&["--cluster-enabled", "yes"]);
