@@ -1,0 +1,232 @@
+//! Requests into commands, replies into answers. Knows the scripts' keys, arguments and answers, and no socket.
+
+use super::error::classify;
+use super::resp::{self, Value};
+use super::scripts::{Script, Scripts};
+use crate::store::name::FENCE;
+use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, ServerError};
+
+/// The server answered something that is no answer to what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unexpected;
+
+/// Writes commands; its buffers are used again.
+#[derive(Default)]
+pub struct Encoder {
+    acquisition: Vec<u8>,
+    member: Vec<u8>,
+}
+
+impl Encoder {
+    /// Appends a request's commands to `out`. With `with_text`, a script is sent whole (`EVAL`), for a server that does
+    /// not know it (any more).
+    pub fn encode(&mut self, out: &mut Vec<u8>, scripts: &Scripts, request: &Request, with_text: bool) {
+        let (key, queue) = (request.name.key().as_bytes(), request.name.waiters().as_bytes());
+        self.name(request);
+        let (acquisition, member) = (&self.acquisition[..], &self.member[..]);
+        let all = [key, queue, FENCE.as_bytes()];
+        match request.op {
+            Op::Try { lease_ms } => encode_try(out, key, acquisition, lease_ms),
+            Op::Inspect => resp::words(out, &[b"GET", key]),
+            Op::Join { lease_ms, place, queue } => {
+                call(out, &scripts.join, with_text, &all, 6);
+                resp::bytes(out, &acquisition[..36]);
+                resp::bytes(out, &acquisition[37..]);
+                resp::number(out, lease_ms);
+                resp::bytes(out, member);
+                resp::number(out, place);
+                resp::bytes(out, if queue { b"1" } else { b"0" });
+            }
+            Op::Renew { lease_ms } => {
+                call(out, &scripts.renew, with_text, &all[..2], 3);
+                resp::bytes(out, acquisition);
+                resp::bytes(out, member);
+                resp::number(out, lease_ms);
+            }
+            Op::Release { leave } => {
+                call(out, &scripts.release, with_text, &all, 4);
+                resp::bytes(out, acquisition);
+                resp::bytes(out, member);
+                resp::bytes(out, request.seat.channel.as_bytes());
+                resp::bytes(out, if leave { b"leave" } else { b"release" });
+            }
+            Op::Leave { lease_ms } => {
+                call(out, &scripts.leave, with_text, &all, 3);
+                resp::bytes(out, acquisition);
+                resp::bytes(out, member);
+                resp::number(out, lease_ms);
+            }
+        }
+    }
+
+    /// The acquisition and the queue member as text; the same as `Display` and [`Request::member`], but without `fmt`.
+    fn name(&mut self, request: &Request) {
+        let mut digits = [0; 20];
+        self.acquisition.clear();
+        let mut owner = [0; uuid::fmt::Hyphenated::LENGTH];
+        self.acquisition.extend_from_slice(request.acquisition.owner.hyphenated().encode_lower(&mut owner).as_bytes());
+        self.acquisition.push(b':');
+        self.acquisition.extend_from_slice(resp::decimal(request.acquisition.attempt, &mut digits));
+        self.member.clear();
+        self.member.extend_from_slice(&self.acquisition);
+        self.member.push(b'@');
+        self.member.extend_from_slice(resp::decimal(request.seat.claim_ms, &mut digits));
+        self.member.push(b'@');
+        self.member.extend_from_slice(request.seat.channel.as_bytes());
+    }
+}
+
+fn encode_try(out: &mut Vec<u8>, key: &[u8], acquisition: &[u8], lease_ms: u64) {
+    out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n*6\r\n$3\r\nSET\r\n");
+    resp::bytes(out, key);
+    resp::bytes(out, acquisition);
+    out.extend_from_slice(b"$2\r\nNX\r\n$2\r\nPX\r\n");
+    resp::number(out, lease_ms);
+    resp::words(out, &[b"INCR", FENCE.as_bytes()]);
+    out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
+}
+
+/// The beginning of a script's call, up to its keys; `arguments` more must follow.
+pub fn call(out: &mut Vec<u8>, script: &Script, with_text: bool, keys: &[&[u8]], arguments: usize) {
+    resp::command(out, 3 + keys.len() + arguments);
+    if with_text {
+        resp::bytes(out, b"EVAL");
+        resp::bytes(out, script.body.as_bytes());
+    } else {
+        resp::bytes(out, b"EVALSHA");
+        resp::bytes(out, script.sha.as_bytes());
+    }
+    resp::number(out, keys.len() as u64);
+    for key in keys {
+        resp::bytes(out, key);
+    }
+}
+
+/// Gathers the replies to one request: a try has four (`MULTI`, `SET`, `INCR`, `EXEC`), everything else one.
+#[derive(Default)]
+pub struct Replies {
+    count: u8,
+    error: Option<ServerError>,
+    /// `SET` was carried out at once, outside a transaction: the server refused `MULTI`.
+    bare: bool,
+}
+
+impl Replies {
+    /// Takes one reply; answers when it was the last.
+    pub fn take(&mut self, op: Op, value: &Value) -> Result<Option<Reply>, Unexpected> {
+        match op {
+            Op::Try { .. } => self.take_of_try(value),
+            Op::Inspect => Ok(Some(inspected(value)?)),
+            _ => Ok(Some(answered(value)?)),
+        }
+    }
+
+    fn take_of_try(&mut self, value: &Value) -> Result<Option<Reply>, Unexpected> {
+        self.count += 1;
+        match (self.count, value) {
+            (4, _) => {}
+            (_, Value::Error(text)) => {
+                self.error.get_or_insert_with(|| classify(text));
+                return Ok(None);
+            }
+            (2, Value::Simple(b"OK")) => {
+                self.bare = true;
+                return Ok(None);
+            }
+            _ => return Ok(None),
+        }
+        if let Some(error) = self.error.take() {
+            return Ok(Some(if self.bare { Reply::TakenUndrawn { error } } else { Reply::Error(error) }));
+        }
+        match value {
+            Value::Error(text) => Ok(Some(Reply::Error(classify(text)))),
+            Value::Array(results) => Ok(Some(executed(results)?)),
+            _ => Err(Unexpected),
+        }
+    }
+}
+
+fn executed(results: &[Value]) -> Result<Reply, Unexpected> {
+    let [set, drawn] = results else { return Err(Unexpected) };
+    let taken = match set {
+        Value::Simple(b"OK") => true,
+        Value::Nil => false,
+        Value::Error(text) => return Ok(Reply::Error(classify(text))),
+        _ => return Err(Unexpected),
+    };
+    match drawn {
+        // A counter below zero is as good as none: no token, no place.
+        Value::Int(n) if taken => Ok(Reply::Taken { token: u64::try_from(*n).unwrap_or(0) }),
+        Value::Int(n) => Ok(Reply::Held { place: u64::try_from(*n).unwrap_or(0), remaining_ms: None }),
+        Value::Error(text) => {
+            let mut error = classify(text);
+            error.text = format!("{} ({FENCE})", error.text);
+            Ok(if taken { Reply::TakenUndrawn { error } } else { Reply::Error(error) })
+        }
+        _ => Err(Unexpected),
+    }
+}
+
+fn inspected(value: &Value) -> Result<Reply, Unexpected> {
+    Ok(match value {
+        Value::Error(text) if text.starts_with(b"WRONGTYPE") => Reply::Holder(Holder::Foreign(None)),
+        Value::Error(text) => Reply::Error(classify(text)),
+        Value::Nil => Reply::Holder(Holder::Nobody),
+        Value::Bulk(text) => Reply::Holder(holder(text)),
+        _ => return Err(Unexpected),
+    })
+}
+
+/// Whose a value of the key is.
+fn holder(value: &[u8]) -> Holder {
+    match std::str::from_utf8(value).ok().and_then(parse_acquisition) {
+        Some(acquisition) => Holder::Acquisition(acquisition),
+        None => Holder::Foreign(Some(String::from_utf8_lossy(value).into_owned())),
+    }
+}
+
+/// As strict as the scripts: lower case only.
+pub fn parse_acquisition(text: &str) -> Option<Acquisition> {
+    if text.bytes().any(|b| b.is_ascii_uppercase()) { None } else { Acquisition::parse(text) }
+}
+
+/// The answer of a script.
+fn answered(value: &Value) -> Result<Reply, Unexpected> {
+    let parts = match value {
+        Value::Array(parts) => &parts[..],
+        Value::Error(text) => return Ok(Reply::Error(classify(text))),
+        _ => return Err(Unexpected),
+    };
+    let word = parts.first().and_then(Value::text).ok_or(Unexpected)?;
+    let count = |i: usize| parts.get(i).and_then(Value::int).and_then(|n| u64::try_from(n).ok()).ok_or(Unexpected);
+    // A key without a lease has a remaining life of -1.
+    let life = |i: usize| parts.get(i).and_then(Value::int).map(|n| u64::try_from(n).ok()).ok_or(Unexpected);
+    Ok(match word {
+        "taken" => Reply::Taken { token: count(1)? },
+        "held" => Reply::Held { place: 0, remaining_ms: life(1)? },
+        "queued" => Reply::Queued { place: count(1)?, remaining_ms: life(2)?, waiters: count(3)? },
+        "unqueued" => {
+            let Some(Value::Bulk(text)) = parts.get(1) else { return Err(Unexpected) };
+            Reply::Unqueued { error: ServerError { class: ErrorClass::Memory, ..classify(text) } }
+        }
+        "foreign" => Reply::Foreign { remaining_ms: life(1)? },
+        "stale" => Reply::Stale,
+        "renewed" => Reply::Renewed { remaining_ms: count(1)? },
+        "again" => Reply::Again,
+        "released" => Reply::Released { next: None },
+        "next" => {
+            let acquisition = parts.get(1).and_then(Value::text).and_then(parse_acquisition).ok_or(Unexpected)?;
+            Reply::Released { next: Some(HandOff { acquisition, token: count(2)? }) }
+        }
+        "notmine" => Reply::NotMine(match parts.get(1) {
+            None => Holder::Nobody,
+            Some(Value::Nil) => Holder::Foreign(None),
+            Some(Value::Bulk(text)) => holder(text),
+            Some(_) => return Err(Unexpected),
+        }),
+        _ => return Err(Unexpected),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,182 @@
+//! One ordered stream of requests and replies on one socket. Knows commands only through the codec.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::codec::{Encoder, Replies};
+use super::error::has_code;
+use super::resp::{self, Value};
+use super::scripts::Scripts;
+use super::socket::{Received, Socket};
+use crate::store::{Connection, Reply, Request, RequestId, Unreachable};
+
+/// A request whose reply has not come.
+struct InFlight {
+    id: RequestId,
+    request: Request,
+    since: Instant,
+    replies: Replies,
+    /// The script was sent whole: `NOSCRIPT` cannot be the answer any more.
+    with_text: bool,
+}
+
+pub struct RedisConnection {
+    socket: Socket,
+    address: Arc<str>,
+    response_timeout: Duration,
+    scripts: Arc<Scripts>,
+    encoder: Encoder,
+    /// What is not yet sent begins at `sent`.
+    out: Vec<u8>,
+    sent: usize,
+    input: Vec<u8>,
+    in_flight: VecDeque<InFlight>,
+    dead: Option<Unreachable>,
+}
+
+impl RedisConnection {
+    pub fn new(socket: Socket, address: Arc<str>, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
+        RedisConnection {
+            socket,
+            address,
+            response_timeout,
+            scripts,
+            encoder: Encoder::default(),
+            out: Vec::new(),
+            sent: 0,
+            input: Vec::new(),
+            in_flight: VecDeque::new(),
+            dead: None,
+        }
+    }
+
+    fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
+        self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
+        self.in_flight.push_back(InFlight {
+            id,
+            request,
+            since: Instant::now(),
+            replies: Replies::default(),
+            with_text,
+        });
+    }
+
+    fn flush(&mut self) -> Result<(), String> {
+        while self.sent < self.out.len() {
+            match self.socket.send(&self.out[self.sent..]) {
+                Ok(0) => return Ok(()),
+                Ok(count) => self.sent += count,
+                Err(error) => return Err(format!("the connection is lost: {error}")),
+            }
+        }
+        self.out.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Turns what has come into replies.
+    fn decode(&mut self, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
+        let input = std::mem::take(&mut self.input);
+        let mut at = 0;
+        let result = loop {
+            match resp::parse(&input[at..]) {
+                Ok(None) => break Ok(()),
+                Ok(Some((value, length))) => {
+                    at += length;
+                    if let Err(problem) = self.take(&value, replies) {
+                        break Err(problem);
+                    }
+                }
+                Err(problem) => break Err(format!("the answer is not in the Redis protocol: {}", problem.0)),
+            }
+        };
+        self.input = input;
+        self.input.drain(..at);
+        result
+    }
+
+    fn take(&mut self, value: &Value, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
+        let Some(front) = self.in_flight.front_mut() else {
+            return Err("an answer came that nobody asked for".to_owned());
+        };
+        if let Value::Error(text) = value
+            && !front.with_text
+            && has_code(&String::from_utf8_lossy(text), "NOSCRIPT")
+        {
+            // The server was restarted, failed over, or told to forget its scripts (invariant 10).
+            if let Some(forgotten) = self.in_flight.pop_front() {
+                self.enqueue(forgotten.id, forgotten.request, true);
+            }
+            return Ok(());
+        }
+        match front.replies.take(front.request.op, value) {
+            Ok(None) => {}
+            Ok(Some(reply)) => {
+                replies.push((front.id, reply));
+                self.in_flight.pop_front();
+            }
+            Err(_) => return Err("an answer came that does not fit the question".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
+        let before = replies.len();
+        self.flush()?;
+        // With nothing asked there is no reply to wait for; look whether the connection still stands.
+        let wait = if self.in_flight.is_empty() { Duration::ZERO } else { wait };
+        let unsent = self.wants_write();
+        match self.socket.receive(&mut self.input, wait, unsent) {
+            Ok(Received::Data(_)) => self.decode(replies)?,
+            Ok(Received::Nothing) => {}
+            Ok(Received::Closed) => return Err("the server closed the connection".to_owned()),
+            Err(error) => return Err(format!("the connection is lost: {error}")),
+        }
+        // A script that was sent again, or what did not fit before.
+        if self.wants_write() {
+            self.flush()?;
+        }
+        if replies.len() == before
+            && let Some(oldest) = self.in_flight.front()
+            && oldest.since.elapsed() > self.response_timeout
+        {
+            return Err(format!("no answer within {} ms", self.response_timeout.as_millis()));
+        }
+        Ok(())
+    }
+}
+
+impl Connection for RedisConnection {
+    fn push(&mut self, id: RequestId, request: &Request) {
+        self.enqueue(id, request.clone(), false);
+    }
+
+    fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {
+        if let Some(dead) = &self.dead {
+            return Err(dead.clone());
+        }
+        self.exchange(wait, replies).map_err(|problem| {
+            let dead = Unreachable(format!("{}: {problem}", self.address));
+            self.dead = Some(dead.clone());
+            dead
+        })
+    }
+
+    fn pending(&self) -> Vec<RequestId> {
+        self.in_flight.iter().map(|one| one.id).collect()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        Some(self.socket.fd())
+    }
+
+    fn wants_write(&self) -> bool {
+        self.sent < self.out.len()
+    }
+}

@@ -1,0 +1,229 @@
+//! The wire format (RESP2): arguments into a buffer, replies out of one. Knows no command and no socket.
+//!
+//! Replies are decoded here rather than by the `redis` crate because they are borrowed from the input buffer, keep the
+//! server's error texts as they were sent, and are bounded: what a hostile peer may make us hold is fixed below.
+
+/// The longest bulk string that is accepted.
+pub const MAX_BULK: usize = 1 << 20;
+/// The longest line: a simple string, an error, a number.
+const MAX_LINE: usize = 64 * 1024;
+/// The most elements of an array, and how deep arrays may nest.
+const MAX_ELEMENTS: usize = 1024;
+const MAX_DEPTH: usize = 4;
+
+/// Begins a command of `arguments` arguments, its name included.
+pub fn command(out: &mut Vec<u8>, arguments: usize) {
+    header(out, b'*', arguments as u64);
+}
+
+/// One argument.
+pub fn bytes(out: &mut Vec<u8>, argument: &[u8]) {
+    header(out, b'$', argument.len() as u64);
+    out.extend_from_slice(argument);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// One argument: a number in decimal.
+pub fn number(out: &mut Vec<u8>, argument: u64) {
+    let mut digits = [0; 20];
+    bytes(out, decimal(argument, &mut digits));
+}
+
+/// A whole command.
+pub fn words(out: &mut Vec<u8>, words: &[&[u8]]) {
+    command(out, words.len());
+    for word in words {
+        bytes(out, word);
+    }
+}
+
+fn header(out: &mut Vec<u8>, kind: u8, length: u64) {
+    let mut digits = [0; 20];
+    out.push(kind);
+    out.extend_from_slice(decimal(length, &mut digits));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `number` in decimal, without the machinery of `fmt`.
+pub fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// One reply, borrowed from the input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// `+…`
+    Simple(&'a [u8]),
+    /// `-…`
+    Error(&'a [u8]),
+    /// `:…`
+    Int(i64),
+    /// `$…`
+    Bulk(&'a [u8]),
+    /// `$-1` or `*-1`
+    Nil,
+    /// `*…`
+    Array(Vec<Value<'a>>),
+}
+
+impl Value<'_> {
+    /// The text of a string, or of a number sent as one.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Value::Simple(text) | Value::Bulk(text) => std::str::from_utf8(text).ok(),
+            _ => None,
+        }
+    }
+
+    /// The number, sent as such or as text.
+    pub fn int(&self) -> Option<i64> {
+        match self {
+            Value::Int(n) => Some(*n),
+            _ => self.text()?.parse().ok(),
+        }
+    }
+}
+
+/// The peer does not speak the protocol, or exceeds the bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+/// Reads the first reply of `input`: the value and how many bytes it took, or `None` while it is incomplete.
+///
+/// An incomplete reply is read again from its beginning when more has come. That costs a step for each element, not
+/// each byte, except in a line, which is bounded.
+pub fn parse(input: &[u8]) -> Result<Option<(Value<'_>, usize)>, Malformed> {
+    let mut at = 0;
+    Ok(value(input, &mut at, 0)?.map(|value| (value, at)))
+}
+
+fn value<'a>(input: &'a [u8], at: &mut usize, depth: usize) -> Result<Option<Value<'a>>, Malformed> {
+    match input.get(*at) {
+        None => return Ok(None),
+        Some(b'+' | b'-' | b':' | b'$' | b'*') => {}
+        Some(_) => return Err(Malformed("unknown type of reply")),
+    }
+    let kind = input[*at];
+    let Some(line) = line(input, at)? else { return Ok(None) };
+    Ok(Some(match kind {
+        b'+' => Value::Simple(line),
+        b'-' => Value::Error(line),
+        b':' => Value::Int(integer(line)?),
+        b'$' => {
+            let Some(length) = length(line, MAX_BULK)? else { return Ok(Some(Value::Nil)) };
+            let Some(body) = input.get(*at..*at + length + 2) else { return Ok(None) };
+            if &body[length..] != b"\r\n" {
+                return Err(Malformed("a string that does not end where it says"));
+            }
+            *at += length + 2;
+            Value::Bulk(&body[..length])
+        }
+        _ => {
+            let Some(length) = length(line, MAX_ELEMENTS)? else { return Ok(Some(Value::Nil)) };
+            if depth == MAX_DEPTH {
+                return Err(Malformed("arrays nested too deep"));
+            }
+            // Not reserved by what the peer says: it grows with what the peer sends.
+            let mut elements = Vec::with_capacity(length.min(8));
+            for _ in 0..length {
+                let Some(element) = value(input, at, depth + 1)? else { return Ok(None) };
+                elements.push(element);
+            }
+            Value::Array(elements)
+        }
+    }))
+}
+
+/// The rest of the line after its first byte, without the line end.
+fn line<'a>(input: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, Malformed> {
+    let rest = &input[*at + 1..];
+    let Some(end) = rest.iter().take(MAX_LINE).position(|&b| b == b'\n') else {
+        return if rest.len() < MAX_LINE { Ok(None) } else { Err(Malformed("a line that does not end")) };
+    };
+    let Some(line) = rest[..end].strip_suffix(b"\r") else { return Err(Malformed("a line end without its half")) };
+    *at += end + 2;
+    Ok(Some(line))
+}
+
+fn integer(line: &[u8]) -> Result<i64, Malformed> {
+    std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or(Malformed("a number that is none"))
+}
+
+fn length(line: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
+    match integer(line)? {
+        -1 => Ok(None),
+        n => match usize::try_from(n) {
+            Ok(n) if n <= most => Ok(Some(n)),
+            _ => Err(Malformed("a length that is out of bounds")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_arrays_of_strings() {
+        let mut out = Vec::new();
+        command(&mut out, 3);
+        bytes(&mut out, b"SET");
+        bytes(&mut out, "ü".as_bytes());
+        number(&mut out, u64::MAX);
+        assert_eq!(out, "*3\r\n$3\r\nSET\r\n$2\r\nü\r\n$20\r\n18446744073709551615\r\n".as_bytes());
+        out.clear();
+        words(&mut out, &[b"GET", b""]);
+        assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n");
+        out.clear();
+        number(&mut out, 0);
+        assert_eq!(out, b"$1\r\n0\r\n");
+    }
+
+    #[test]
+    fn a_reply_cut_at_any_byte_is_incomplete_and_never_something_else() {
+        let wire = b"*5\r\n+OK\r\n:-12\r\n$4\r\na\r\nb\r\n*2\r\n$-1\r\n*-1\r\n-ERR no\r\n";
+        let whole = Value::Array(vec![
+            Value::Simple(b"OK"),
+            Value::Int(-12),
+            Value::Bulk(b"a\r\nb"),
+            Value::Array(vec![Value::Nil, Value::Nil]),
+            Value::Error(b"ERR no"),
+        ]);
+        for cut in 0..wire.len() {
+            assert_eq!(parse(&wire[..cut]), Ok(None), "cut at {cut}");
+        }
+        let mut more = wire.to_vec();
+        more.extend_from_slice(b"+next");
+        assert_eq!(parse(&more), Ok(Some((whole, wire.len()))));
+    }
+
+    #[test]
+    fn hostile_replies_are_refused() {
+        for wire in [
+            &b"HTTP/1.1 400 Bad Request\r\n"[..],
+            b"\r\n",
+            b":\r\n",
+            b":1a\r\n",
+            b"$-2\r\n",
+            b"$99999999999999999999\r\n",
+            b"$1048577\r\n",
+            b"*1025\r\n",
+            b"$2\r\nabcd",
+            b"+OK\n",
+            b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",
+        ] {
+            assert!(parse(wire).is_err(), "{:?}", String::from_utf8_lossy(wire));
+        }
+        let mut endless = vec![b'a'; MAX_LINE + 1];
+        endless[0] = b'+';
+        assert!(parse(&endless).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! One subscription: hand-offs, drop notices and pongs in the server's order. What is none of these is ignored.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::codec::parse_acquisition;
+use super::resp::{self, Value};
+use super::socket::{Received, Socket};
+use crate::store::{HandOff, Push, Subscription, Unreachable};
+
+pub struct RedisSubscription {
+    socket: Socket,
+    address: Arc<str>,
+    channel: String,
+    out: Vec<u8>,
+    input: Vec<u8>,
+}
+
+impl RedisSubscription {
+    /// `input`: what came behind the confirmation.
+    pub fn new(socket: Socket, address: Arc<str>, channel: &str, input: Vec<u8>) -> Self {
+        RedisSubscription { socket, address, channel: channel.to_owned(), out: Vec::new(), input }
+    }
+
+    fn flush(&mut self) -> Result<(), Unreachable> {
+        while !self.out.is_empty() {
+            match self.socket.send(&self.out) {
+                Ok(0) => break,
+                Ok(count) => drop(self.out.drain(..count)),
+                Err(error) => return Err(self.lost(&format!("the subscription is lost: {error}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+        let mut at = 0;
+        let result = loop {
+            match resp::parse(&self.input[at..]) {
+                Ok(None) => break Ok(()),
+                Ok(Some((value, length))) => {
+                    pushes.extend(read(&value, &self.channel));
+                    at += length;
+                }
+                Err(problem) => {
+                    break Err(format!("the subscription does not speak the Redis protocol: {}", problem.0));
+                }
+            }
+        };
+        self.input.drain(..at);
+        result.map_err(|problem| self.lost(&problem))
+    }
+
+    fn lost(&self, problem: &str) -> Unreachable {
+        Unreachable(format!("{}: {problem}", self.address))
+    }
+}
+
+impl Subscription for RedisSubscription {
+    fn ping(&mut self, number: u64) -> Result<(), Unreachable> {
+        resp::command(&mut self.out, 2);
+        resp::bytes(&mut self.out, b"PING");
+        resp::number(&mut self.out, number);
+        self.flush()
+    }
+
+    fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+        self.flush()?;
+        let mut closed = None;
+        loop {
+            match self.socket.receive(&mut self.input, Duration::ZERO, false) {
+                Ok(Received::Data(_)) => {}
+                Ok(Received::Nothing) => break,
+                Ok(Received::Closed) => {
+                    closed = Some("the server closed the subscription".to_owned());
+                    break;
+                }
+                Err(error) => {
+                    closed = Some(format!("the subscription is lost: {error}"));
+                    break;
+                }
+            }
+            self.decode(pushes)?;
+        }
+        // What came with the handshake's last reply has not been looked at yet.
+        self.decode(pushes)?;
+        closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
+    }
+
+    fn fd(&self) -> Option<RawFd> {
+        Some(self.socket.fd())
+    }
+}
+
+/// One message. Malformed ones are nothing: whoever may publish on the channel must not be able to end the subscription.
+fn read(value: &Value, channel: &str) -> Option<Push> {
+    let Value::Array(parts) = value else { return None };
+    match &parts[..] {
+        [Value::Bulk(b"message"), Value::Bulk(on), Value::Bulk(payload)] if *on == channel.as_bytes() => {
+            payload_of(std::str::from_utf8(payload).ok()?)
+        }
+        [Value::Bulk(b"pong"), Value::Bulk(number)] => {
+            Some(Push::Pong { number: std::str::from_utf8(number).ok()?.parse().ok()? })
+        }
+        _ => None,
+    }
+}
+
+/// `handoff <acquisition> <token> <key>` or `dropped <key>`; the key comes last, since it may contain spaces.
+fn payload_of(text: &str) -> Option<Push> {
+    let (word, rest) = text.split_once(' ')?;
+    match word {
+        "handoff" => {
+            let mut parts = rest.splitn(3, ' ');
+            let acquisition = parse_acquisition(parts.next()?)?;
+            let token = parts.next()?.parse().ok()?;
+            let key = parts.next()?.to_owned();
+            Some(Push::HandOff { key, hand_off: HandOff { acquisition, token } })
+        }
+        "dropped" => Some(Push::Dropped { key: rest.to_owned() }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn messages_are_read_and_everything_else_is_ignored() {
+        let acquisition = crate::store::Acquisition { owner: Uuid::from_u128(7), attempt: 3 };
+        let payload = format!("handoff {acquisition} 1795000000000001 g:a name");
+        let hand_off = HandOff { acquisition, token: 1_795_000_000_000_001 };
+        assert_eq!(payload_of(&payload), Some(Push::HandOff { key: "g:a name".into(), hand_off }));
+        assert_eq!(payload_of("dropped g:a name"), Some(Push::Dropped { key: "g:a name".into() }));
+        for bad in ["", "handoff", "handoff x 1 g:n", &payload.replace("1795", "-1"), "hello world", "dropped"] {
+            assert_eq!(payload_of(bad), None, "{bad}");
+        }
+        let message = |kind: &'static [u8], on: &'static [u8]| {
+            Value::Array(vec![Value::Bulk(kind), Value::Bulk(on), Value::Bulk(b"dropped g:n")])
+        };
+        assert_eq!(read(&message(b"message", b"mine"), "mine"), Some(Push::Dropped { key: "g:n".into() }));
+        assert_eq!(read(&message(b"message", b"other"), "mine"), None);
+        assert_eq!(read(&message(b"unsubscribe", b"mine"), "mine"), None);
+        let pong = |text: &'static [u8]| Value::Array(vec![Value::Bulk(b"pong"), Value::Bulk(text)]);
+        assert_eq!(read(&pong(b"42"), ""), Some(Push::Pong { number: 42 }));
+        assert_eq!(read(&pong(b"x"), ""), None);
+        assert_eq!(read(&Value::Error(b"ERR"), ""), None);
+    }
+}

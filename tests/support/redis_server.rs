@@ -1,0 +1,136 @@
+//! A Redis or Valkey server of one's own for a test: on a free port and in a directory of its own, stopped when dropped.
+//! The binary is the one that `DLOCK_TEST_SERVER` names, else `redis-server` from the PATH.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A running server.
+pub struct RedisServer {
+    child: Child,
+    directory: PathBuf,
+    port: u16,
+    password: Option<String>,
+}
+
+impl RedisServer {
+    /// Starts one; waits until it answers.
+    pub fn start(arguments: &[&str]) -> Self {
+        // A port that was free a moment ago may be taken by another test: try again then.
+        for _ in 0..10 {
+            if let Some(server) = Self::try_start(arguments) {
+                return server;
+            }
+        }
+        panic!("the server does not start with {arguments:?}");
+    }
+
+    fn try_start(arguments: &[&str]) -> Option<Self> {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("dlock-test-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory for the server");
+        let port = free_port();
+        let binary = std::env::var_os("DLOCK_TEST_SERVER").unwrap_or_else(|| "redis-server".into());
+        let child = Command::new(binary)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--dir", directory.to_str().unwrap(), "--unixsocket", directory.join("s").to_str().unwrap()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a server binary: set DLOCK_TEST_SERVER or put redis-server on the PATH");
+        let password = arguments.iter().position(|a| *a == "--requirepass").map(|i| arguments[i + 1].to_owned());
+        let mut server = RedisServer { child, directory, port, password };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Ok(Some(_)) = server.child.try_wait() {
+                return None;
+            }
+            // Also one that answers errors to everything has come up.
+            match server.try_connect().map(|mut c| redis::cmd("PING").query::<redis::Value>(&mut c)) {
+                Ok(Ok(_)) => return Some(server),
+                Ok(Err(error)) if !error.is_io_error() => return Some(server),
+                _ => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+        None
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The unix socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.directory.join("s")
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn try_connect(&self) -> redis::RedisResult<redis::Connection> {
+        let secret = self.password.as_ref().map(|p| format!(":{p}@")).unwrap_or_default();
+        let url = format!("redis://{secret}127.0.0.1:{}/", self.port);
+        redis::Client::open(url)?.get_connection_with_timeout(Duration::from_secs(5))
+    }
+
+    /// A plain connection to it.
+    pub fn connection(&self) -> redis::Connection {
+        self.try_connect().expect("a connection to the test's server")
+    }
+
+    /// One command on a connection of its own; panics on an error reply.
+    pub fn cmd<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_cmd(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// One command on a connection of its own.
+    pub fn try_cmd<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query(&mut self.connection())
+    }
+
+    /// Every key but counters.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.cmd(&["KEYS", "*"]);
+        keys.retain(|key| !key.starts_with(":dlock:fence"));
+        keys.sort();
+        keys
+    }
+
+    /// The version, as `INFO` has it.
+    pub fn version(&self) -> String {
+        let info: String = self.cmd(&["INFO", "server"]);
+        let line = info.lines().find(|line| line.starts_with("valkey_version:") || line.starts_with("redis_version:"));
+        line.unwrap_or_default().to_owned()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(Path::new(&self.directory));
+    }
+}
+
+/// A port on which nothing listens, never the default one.
+pub fn free_port() -> u16 {
+    loop {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().unwrap().port();
+        if port != 6379 {
+            return port;
+        }
+    }
+}
