@@ -1,11 +1,16 @@
 //! The completion queue: operations without a thread for each.
 
+use std::collections::VecDeque;
 use std::os::fd::RawFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
-use crate::lock::Lock;
+use crate::driver::{Driver, Signal, Tag};
+use crate::engine::{Answer, Operation};
+use crate::error::{Error, Result, Status};
+use crate::lock::{Lock, acquire_operation, retry_operation};
 
 /// What an event reports on. The numbers are part of the ABI.
 #[repr(i32)]
@@ -46,20 +51,103 @@ pub struct Event {
     pub owner: Option<Uuid>,
 }
 
+impl Event {
+    pub(crate) fn new(user_data: u64, operation: Operation, result: Result<Answer>) -> Self {
+        let kind = match operation {
+            Operation::Acquire { .. } => EventKind::Acquire,
+            Operation::TryAcquire => EventKind::TryAcquire,
+            Operation::Retry { .. } => EventKind::AcquireRetryBackoff,
+            Operation::Release | Operation::Extend { .. } => EventKind::Release,
+            Operation::IsLocked => EventKind::IsLocked,
+            Operation::IsLockedByMe => EventKind::IsLockedByMe,
+            Operation::Owner => EventKind::Owner,
+        };
+        let mut event = Event { user_data, kind, error: None, flag: false, token: 0, owner: None };
+        match result {
+            Ok(Answer::Done) => {}
+            Ok(Answer::Acquired { token }) => (event.flag, event.token) = (true, token),
+            Ok(Answer::Flag(flag)) => event.flag = flag,
+            Ok(Answer::Owner(owner)) => (event.flag, event.owner) = (owner.is_some(), owner),
+            Err(error) => event.error = Some(error),
+        }
+        event
+    }
+}
+
+/// Where the events of one queue gather.
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
+    arrived: Condvar,
+    signal: Signal,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Event>,
+    closed: bool,
+}
+
+impl Mailbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False: the queue is gone, and nobody will see the event.
+    pub(crate) fn post(&self, event: Event) -> bool {
+        let mut state = self.state();
+        if state.closed {
+            return false;
+        }
+        if state.events.is_empty() {
+            self.signal.raise(); // from empty to not empty
+        }
+        state.events.push_back(event);
+        drop(state);
+        self.arrived.notify_one();
+        true
+    }
+}
+
 /// Collects what submitted operations answer. May be used from any thread.
-pub struct Queue {}
+pub struct Queue {
+    driver: Arc<Driver>,
+    mailbox: Arc<Mailbox>,
+}
 
 impl Queue {
+    pub(crate) fn new(driver: Arc<Driver>) -> Result<Self> {
+        driver.check_process()?;
+        if driver.read(|engine, _| engine.is_closed())? {
+            return Err(Error::new(Status::Closed, "the locker is closed"));
+        }
+        let signal = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
+        let mailbox = Mailbox { state: Mutex::default(), arrived: Condvar::new(), signal };
+        Ok(Queue { driver, mailbox: Arc::new(mailbox) })
+    }
+
+    pub(crate) fn tag(&self, lock: &Lock, user_data: u64) -> Result<Tag> {
+        self.driver.check_process()?;
+        if !Arc::ptr_eq(&self.driver, lock.driver()) {
+            return Err(Error::new(Status::InvalidArgument, "lock: made by another locker than the queue"));
+        }
+        Ok(Tag::Queue(Arc::clone(&self.mailbox), user_data, lock.handle()))
+    }
+
+    fn submit(&self, lock: &Lock, operation: Operation, user_data: u64) -> Result<()> {
+        let tag = self.tag(lock, user_data)?;
+        self.driver.submit(lock.handle(), operation, tag)
+    }
+
     /// Like [`Lock::acquire_timeout`].
     pub fn submit_acquire(&self, lock: &Lock, timeout_ms: u64, user_data: u64) -> Result<()> {
-        let _ = (lock, timeout_ms, user_data);
-        todo!()
+        self.submit(lock, acquire_operation(timeout_ms), user_data)
     }
+
     /// Like [`Lock::try_acquire`].
     pub fn submit_try_acquire(&self, lock: &Lock, user_data: u64) -> Result<()> {
-        let _ = (lock, user_data);
-        todo!()
+        self.submit(lock, Operation::TryAcquire, user_data)
     }
+
     /// Like [`Lock::acquire_retry_backoff`].
     pub fn submit_acquire_retry_backoff(
         &self,
@@ -68,37 +156,77 @@ impl Queue {
         initial_backoff_ms: u64,
         user_data: u64,
     ) -> Result<()> {
-        let _ = (lock, retries, initial_backoff_ms, user_data);
-        todo!()
+        self.submit(lock, retry_operation(retries, initial_backoff_ms), user_data)
     }
+
     /// Like [`Lock::release`].
     pub fn submit_release(&self, lock: &Lock, user_data: u64) -> Result<()> {
-        let _ = (lock, user_data);
-        todo!()
+        self.submit(lock, Operation::Release, user_data)
     }
+
     /// Like [`Lock::is_locked`].
     pub fn submit_is_locked(&self, lock: &Lock, user_data: u64) -> Result<()> {
-        let _ = (lock, user_data);
-        todo!()
+        self.submit(lock, Operation::IsLocked, user_data)
     }
+
     /// Like [`Lock::is_locked_by_me`].
     pub fn submit_is_locked_by_me(&self, lock: &Lock, user_data: u64) -> Result<()> {
-        let _ = (lock, user_data);
-        todo!()
+        self.submit(lock, Operation::IsLockedByMe, user_data)
     }
+
     /// Like [`Lock::owner`].
     pub fn submit_owner(&self, lock: &Lock, user_data: u64) -> Result<()> {
-        let _ = (lock, user_data);
-        todo!()
+        self.submit(lock, Operation::Owner, user_data)
     }
+
     /// Takes up to `capacity` finished operations; waits up to `timeout_ms` for the first. Empty at the timeout.
     pub fn wait(&self, capacity: usize, timeout_ms: u64) -> Result<Vec<Event>> {
-        let _ = (capacity, timeout_ms);
-        todo!()
+        self.driver.check_process()?;
+        if capacity == 0 {
+            return Err(Error::new(Status::InvalidArgument, "capacity: must not be 0"));
+        }
+        let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
+        let mut state = self.mailbox.state();
+        while state.events.is_empty() {
+            let now = Instant::now();
+            let left = deadline.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
+            if left.is_zero() {
+                return Ok(Vec::new());
+            }
+            let waited = self.mailbox.arrived.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let count = state.events.len().min(capacity);
+        let events = state.events.drain(..count).collect();
+        if state.events.is_empty() {
+            self.mailbox.signal.clear();
+        } else {
+            self.mailbox.arrived.notify_one(); // another thread may wait for the rest
+        }
+        Ok(events)
     }
-    /// Readable while events are pending. -1 where there is none.
+
+    /// Readable while events are pending.
     pub fn fd(&self) -> RawFd {
-        todo!()
+        if self.driver.is_forked() { -1 } else { self.mailbox.signal.fd() }
     }
 }
-// Drop: cancels what is pending and hands such locks on.
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.driver.is_forked() {
+            self.mailbox.signal.close_in_child();
+            std::mem::forget((Arc::clone(&self.mailbox), Arc::clone(&self.driver)));
+            return;
+        }
+        let mailbox = Arc::clone(&self.mailbox);
+        let undelivered = {
+            let mut state = mailbox.state();
+            state.closed = true;
+            std::mem::take(&mut state.events)
+        };
+        drop(undelivered);
+        let ours = |tag: &Tag| matches!(tag, Tag::Queue(of, ..) if Arc::ptr_eq(of, &mailbox));
+        let _ = self.driver.ask(|engine, now| engine.cancel_where(now, ours));
+    }
+}

@@ -1,1 +1,620 @@
-//! Runs the engine.
+//! Runs the engine: the callers' threads, the one background thread, sockets, timers.
+//!
+//! A call takes the engine's mutex, tells it what the user wants, and carries out the actions that come back. If they
+//! put a request on a link that nobody drives, the calling thread drives it itself (`link.rs`): on an idle locker a lock
+//! and its release cost two round trips and no other thread. What is not tied to a caller (messages, renewals, timers,
+//! submitted operations) is the background thread's (`background.rs`), started on first need. The engine's mutex is
+//! never held across I/O.
+
+mod background;
+mod clock;
+mod link;
+mod slot;
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+pub use self::clock::{Signal, now};
+use self::link::{Handover, Link, Submitted};
+use self::slot::Slot;
+use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
+use crate::error::{Error, Result, Status};
+use crate::queue::{Event, EventKind, Mailbox};
+use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Subscription, Unreachable};
+
+/// Command links of one locker; the second is opened when calls crowd on the first.
+const COMMAND_LINKS: usize = 2;
+/// The renewals' link, after the command links.
+const RENEWAL: usize = COMMAND_LINKS;
+/// A thread that drives a link looks at the engine's clock at least this often.
+const TURN_MAX_US: Time = 20_000;
+/// Near a call's deadline, this often.
+const TURN_CLOSE_US: Time = 5_000;
+/// A thread that waits for an answer looks this often whether the library has failed around it.
+const PARK: Duration = Duration::from_secs(1);
+
+/// Whom an operation's completion goes to.
+#[derive(Clone)]
+pub enum Tag {
+    /// A blocking call.
+    Slot(Arc<Slot>),
+    /// A completion queue.
+    Queue(Arc<Mailbox>, u64, HandleId),
+}
+
+/// The engine, and what must change together with it.
+struct Guarded {
+    engine: Engine<Tag>,
+    /// Until when the background thread sleeps, unless it is woken. `Time::MAX`: there is none, or it has nothing to do.
+    planned: Time,
+    /// Was anything asked of the engine since the background thread looked last?
+    used: bool,
+    /// Threads that wait until the engine is drained.
+    closers: Vec<Thread>,
+}
+
+/// Pings and a subscription on their way to the background thread, which owns the subscription.
+#[derive(Default)]
+struct Inbox {
+    pings: Vec<u64>,
+    subscription: Option<(Box<dyn Subscription>, Time)>,
+    drop_subscription: bool,
+}
+
+/// One locker's machinery; its locks and queues share it.
+pub struct Driver {
+    pid: u32,
+    store: Arc<dyn Store>,
+    channel: Arc<str>,
+    response_timeout: Duration,
+    lease_us: Time,
+    guarded: Mutex<Guarded>,
+    links: [Link; COMMAND_LINKS + 1],
+    /// One connect at a time; which of the links are being connected in the background.
+    connecting: Mutex<()>,
+    link_asked: [AtomicBool; COMMAND_LINKS + 1],
+    inbox: Mutex<Inbox>,
+    wake: Arc<Signal>,
+    subscription_fd: AtomicI32,
+    stopped: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    background_started: AtomicBool,
+}
+
+impl Driver {
+    /// No I/O but the making of a descriptor.
+    pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>> {
+        let wake = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
+        Ok(Arc::new(Driver {
+            pid: std::process::id(),
+            store,
+            channel: Arc::clone(&config.channel),
+            response_timeout: Duration::from_millis(config.response_timeout_ms),
+            lease_us: config.lease_ms * 1_000,
+            guarded: Mutex::new(Guarded {
+                engine: Engine::new(config),
+                planned: Time::MAX,
+                used: false,
+                closers: Vec::new(),
+            }),
+            links: std::array::from_fn(|_| Link::new()),
+            connecting: Mutex::new(()),
+            link_asked: Default::default(),
+            inbox: Mutex::default(),
+            wake: Arc::new(wake),
+            subscription_fd: AtomicI32::new(-1),
+            stopped: AtomicBool::new(false),
+            threads: Mutex::default(),
+            background_started: AtomicBool::new(false),
+        }))
+    }
+
+    /// Before anything else, and before any mutex: is this still the process that made the locker?
+    pub fn check_process(&self) -> Result<()> {
+        if std::process::id() == self.pid {
+            return Ok(());
+        }
+        Err(Error::new(Status::Forked, "this handle was made before the process forked; make a new locker in the child"))
+    }
+
+    pub fn is_forked(&self) -> bool {
+        std::process::id() != self.pid
+    }
+
+    /// In a forked child: close the descriptors, touch nothing else.
+    pub fn close_in_child(&self) {
+        let fds = self.links.iter().map(Link::fd_in_child).chain([self.subscription_fd.load(Ordering::Relaxed)]);
+        for fd in fds.filter(|&fd| fd >= 0) {
+            // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
+            unsafe { libc::close(fd) };
+        }
+        self.wake.close_in_child();
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, Guarded>> {
+        self.guarded.lock().map_err(|_| damaged())
+    }
+
+    /// Runs `f` on the engine, then carries out what it wants done. Returns the link that requests were put on.
+    fn tell<R>(self: &Arc<Self>, prefer: Option<usize>, f: impl FnOnce(&mut Engine<Tag>, Time) -> R) -> Result<(R, Option<usize>)> {
+        let mut actions = Vec::new();
+        let mut guard = self.lock()?;
+        let result = f(&mut guard.engine, now());
+        guard.used = true;
+        guard.engine.take_actions(&mut actions);
+        self.release_closers(&mut guard);
+        drop(guard);
+        let link = if actions.is_empty() { None } else { self.perform(actions, prefer) };
+        Ok((result, link))
+    }
+
+    fn release_closers(&self, guard: &mut Guarded) {
+        if !guard.closers.is_empty() && guard.engine.is_drained() {
+            for closer in guard.closers.drain(..) {
+                closer.unpark();
+            }
+        }
+    }
+
+    // --- connecting ---
+
+    /// Connects unless a live connection is there. Costs no round trip where one is.
+    pub fn ensure_connected(self: &Arc<Self>) -> Result<()> {
+        if self.check_links()? {
+            return Ok(());
+        }
+        let _one = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.check_links()? {
+            return Ok(());
+        }
+        self.connect(0).map_err(|e| Error::new(Status::NotConnected, e))
+    }
+
+    /// Is a command link up that has not been closed by the other side?
+    fn check_links(self: &Arc<Self>) -> Result<bool> {
+        if !self.lock()?.engine.is_link_up() {
+            return Ok(false);
+        }
+        let mut orphaned = false;
+        for (index, link) in self.links[..COMMAND_LINKS].iter().enumerate() {
+            if let Some(connection) = link.take(None) {
+                orphaned |= self.drive(index, connection, None, None);
+            }
+        }
+        if orphaned {
+            self.ensure_background();
+        }
+        Ok(self.lock()?.engine.is_link_up())
+    }
+
+    /// Connects a link and tells the engine. Blocks at most for the connect and response timeouts.
+    fn connect(self: &Arc<Self>, index: usize) -> std::result::Result<(), Unreachable> {
+        let highest = self.guarded.lock().unwrap_or_else(PoisonError::into_inner).engine.highest_token();
+        match self.store.connect(highest) {
+            Ok(connection) => {
+                self.links[index].install(connection);
+                if index < COMMAND_LINKS {
+                    let _ = self.tell(Some(index), |engine, now| engine.link_up(now));
+                    self.wake.raise();
+                }
+                Ok(())
+            }
+            Err(why) => {
+                if index < COMMAND_LINKS {
+                    let _ = self.tell(None, |engine, now| engine.link_failed(now, &why.0));
+                    self.wake.raise();
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// Connects a link on a thread of its own, unless that is under way: a name server or a handshake may take seconds.
+    fn connect_in_background(self: &Arc<Self>, index: usize) {
+        if self.link_asked[index].swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let driver = Arc::clone(self);
+        let started = self.spawn("dlock-connect", move || {
+            let _one = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+            if !driver.links[index].is_up() && !driver.stopped.load(Ordering::Acquire) {
+                let failed = driver.connect(index).is_err();
+                if failed && index != 0 && index < COMMAND_LINKS {
+                    driver.links[index].take_down();
+                }
+            } else if index < COMMAND_LINKS {
+                let _ = driver.tell(Some(index), |engine, now| engine.link_up(now));
+                driver.wake.raise();
+            }
+            driver.link_asked[index].store(false, Ordering::Release);
+        });
+        if !started {
+            self.link_asked[index].store(false, Ordering::Release);
+            if index < COMMAND_LINKS {
+                let _ = self.tell(None, |engine, now| engine.link_failed(now, "cannot start a thread to connect"));
+            }
+        }
+    }
+
+    fn subscribe_in_background(self: &Arc<Self>) {
+        let driver = Arc::clone(self);
+        let started = self.spawn("dlock-subscribe", move || {
+            let asked_at = now();
+            let signal = Arc::clone(&driver.wake);
+            match driver.store.subscribe(&driver.channel, Arc::new(move || signal.raise())) {
+                Ok(subscription) => {
+                    driver.inbox.lock().unwrap_or_else(PoisonError::into_inner).subscription =
+                        Some((subscription, asked_at));
+                }
+                Err(_) => drop(driver.tell(None, |engine, now| engine.subscribe_failed(now))),
+            }
+            driver.wake.raise();
+        });
+        if !started {
+            let _ = self.tell(None, |engine, now| engine.subscribe_failed(now));
+        }
+    }
+
+    /// False: no thread is to be had. The engine's timers ask again.
+    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+        if self.stopped.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        let thread = std::thread::Builder::new().name(name.to_string()).stack_size(256 * 1024).spawn(body);
+        thread.map(|thread| threads.push(thread)).is_ok()
+    }
+
+    // --- the background thread ---
+
+    /// Starts the background thread, if it is not there.
+    fn ensure_background(self: &Arc<Self>) {
+        if !self.background_started.swap(true, Ordering::AcqRel) {
+            let driver = Arc::clone(self);
+            if !self.spawn("dlock", move || driver.run()) {
+                self.background_started.store(false, Ordering::Release);
+            }
+        }
+        self.wake.raise();
+    }
+
+    /// Does the engine need the background thread before that thread would wake by itself? `own`: a time that the
+    /// calling thread looks after.
+    fn needs_background(&self, guard: &Guarded, own: Option<Time>) -> bool {
+        guard.engine.next_timer().is_some_and(|at| at < guard.planned && own.is_none_or(|own| at < own))
+    }
+
+    // --- carrying out ---
+
+    /// Carries out actions. Returns the link that requests were put on and nobody drives.
+    fn perform(self: &Arc<Self>, actions: Vec<Action<Tag>>, prefer: Option<usize>) -> Option<usize> {
+        let mut undriven = None;
+        let mut refused: Vec<RequestId> = Vec::new();
+        let mut todo = actions;
+        loop {
+            for action in todo.drain(..) {
+                match action {
+                    Action::Send { lane, id, request } => {
+                        let index = self.choose(lane, prefer);
+                        match self.links[index].submit(id, request) {
+                            Ok(Submitted::Undriven) => {
+                                if undriven.is_some_and(|other| other != index) {
+                                    self.ensure_background();
+                                }
+                                undriven = Some(index);
+                            }
+                            Ok(Submitted::Driven) => {
+                                if index == 0 && self.links[0].crowd() > 1 && !self.links[1].is_up() {
+                                    self.connect_in_background(1);
+                                }
+                                undriven = undriven.or(Some(index));
+                            }
+                            Err(id) => refused.push(id),
+                        }
+                    }
+                    Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
+                    Action::Lost { tag, token, error } => {
+                        if let Tag::Queue(mailbox, user_data, _) = tag {
+                            let kind = EventKind::Lost;
+                            mailbox.post(Event { user_data, kind, error: Some(error), flag: false, token, owner: None });
+                        }
+                    }
+                    Action::Connect => self.connect_in_background(0),
+                    Action::Subscribe => self.subscribe_in_background(),
+                    Action::Ping(number) => {
+                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).pings.push(number);
+                        self.ensure_background();
+                    }
+                    Action::DropSubscription => {
+                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).drop_subscription = true;
+                        self.ensure_background();
+                    }
+                }
+            }
+            if refused.is_empty() {
+                return undriven;
+            }
+            let Ok(mut guard) = self.lock() else { return None };
+            if !self.links[..COMMAND_LINKS].iter().any(Link::is_up) {
+                guard.engine.link_down(now(), "the connection ended");
+            }
+            guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut refused), "the connection ended");
+            guard.engine.take_actions(&mut todo);
+        }
+    }
+
+    /// A link for a request: the preferred one, a free one, or the first.
+    fn choose(self: &Arc<Self>, lane: Lane, prefer: Option<usize>) -> usize {
+        if lane == Lane::Renewal {
+            if self.links[RENEWAL].is_up() {
+                return RENEWAL;
+            }
+            self.connect_in_background(RENEWAL);
+        }
+        if let Some(index) = prefer.filter(|&index| index < COMMAND_LINKS && self.links[index].is_up()) {
+            return index;
+        }
+        let commands = &self.links[..COMMAND_LINKS];
+        if let Some(index) = commands.iter().position(Link::is_free) {
+            return index;
+        }
+        // Both are driven: join the smaller crowd.
+        let crowd = |&index: &usize| if commands[index].is_up() { commands[index].crowd() } else { usize::MAX };
+        (0..COMMAND_LINKS).min_by_key(crowd).unwrap_or(0)
+    }
+
+    fn complete(self: &Arc<Self>, tag: Tag, operation: Operation, result: Result<Answer>) {
+        match tag {
+            Tag::Slot(slot) => slot.complete(result),
+            Tag::Queue(mailbox, user_data, handle) => {
+                let acquired = matches!(result, Ok(Answer::Acquired { .. }));
+                if !mailbox.post(Event::new(user_data, operation, result)) && acquired {
+                    // The queue is gone: hand the lock on.
+                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle));
+                    self.ensure_background();
+                }
+            }
+        }
+    }
+
+    // --- driving ---
+
+    /// Drives a link until `slot` is answered, or (without one) as far as it goes without waiting. `due`: when the
+    /// call's deadline is. True: replies are outstanding, and somebody else must see to them.
+    fn drive(
+        self: &Arc<Self>,
+        index: usize,
+        connection: Box<dyn Connection>,
+        slot: Option<&Slot>,
+        due: Option<Time>,
+    ) -> bool {
+        let link = &self.links[index];
+        let mut connection = connection;
+        let mut replies = Vec::new();
+        loop {
+            link.load(&mut *connection);
+            let waits = slot.is_some_and(|slot| !slot.is_done());
+            let wait = if waits { turn_length(due) } else { 0 };
+            let turned = connection.turn(Duration::from_micros(wait), &mut replies);
+            let came = !replies.is_empty();
+            if let Err(why) = self.digest(index, &mut replies, turned, waits, due) {
+                self.link_ended(index, connection, &why);
+                return false;
+            }
+            let stay = slot.map_or(came, |slot| !slot.is_done());
+            match link.give_back(connection, stay) {
+                Handover::More(back) => connection = back,
+                Handover::Idle | Handover::Passed => return false,
+                Handover::Orphaned => return true,
+            }
+        }
+    }
+
+    /// Tells the engine what a turn brought. `Err`: the connection will not do any more.
+    fn digest(
+        self: &Arc<Self>,
+        index: usize,
+        replies: &mut Vec<(RequestId, Reply)>,
+        turned: std::result::Result<(), Unreachable>,
+        waits: bool,
+        due: Option<Time>,
+    ) -> std::result::Result<(), Unreachable> {
+        let mut broken = turned.err();
+        let mut lost = Vec::new();
+        let mut actions = Vec::new();
+        let mut needs_background = false;
+        if (!replies.is_empty() || waits)
+            && let Ok(mut guard) = self.lock()
+        {
+            let now = now();
+            for (id, reply) in replies.drain(..) {
+                if let Reply::Error(error) = &reply
+                    && error.class == ErrorClass::Reconnect
+                {
+                    broken.get_or_insert(Unreachable(format!("{}: {}", self.store.address(), error.text)));
+                    lost.push(id);
+                } else {
+                    guard.engine.reply(now, id, reply);
+                }
+            }
+            if waits {
+                guard.engine.tick(now);
+            }
+            guard.engine.take_actions(&mut actions);
+            self.release_closers(&mut guard);
+            needs_background = self.needs_background(&guard, if waits { due } else { None });
+        }
+        self.perform(actions, Some(index));
+        if needs_background {
+            self.ensure_background();
+        }
+        match broken {
+            None => Ok(()),
+            Some(why) => {
+                if !lost.is_empty() {
+                    self.requests_lost(index, &lost, &why);
+                }
+                Err(why)
+            }
+        }
+    }
+
+    /// The connection of a link is dead.
+    fn link_ended(self: &Arc<Self>, index: usize, connection: Box<dyn Connection>, why: &Unreachable) {
+        let mut lost = connection.pending();
+        lost.extend(self.links[index].take_down());
+        drop(connection);
+        self.requests_lost(index, &lost, why);
+        self.ensure_background();
+    }
+
+    fn requests_lost(self: &Arc<Self>, index: usize, ids: &[RequestId], why: &Unreachable) {
+        let lane = if index == RENEWAL { Lane::Renewal } else { Lane::Command };
+        let up = self.links[..COMMAND_LINKS].iter().any(Link::is_up);
+        let _ = self.tell(None, |engine, now| {
+            if lane == Lane::Command && !up {
+                engine.link_down(now, &why.0);
+            }
+            engine.lost(now, lane, ids, &why.0);
+        });
+    }
+
+    // --- calls ---
+
+    pub fn open(&self, name: Arc<crate::store::Name>, owner: uuid::Uuid) -> Result<HandleId> {
+        self.lock()?.engine.open(name, owner)
+    }
+
+    /// Runs an operation to its end on the calling thread.
+    pub fn call(self: &Arc<Self>, handle: HandleId, operation: Operation) -> Result<Answer> {
+        let slot = Arc::new(Slot::new());
+        let tag = Tag::Slot(Arc::clone(&slot));
+        let (started, link) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
+        started?;
+        let due = if let Operation::Acquire { deadline } = operation { deadline } else { None };
+        loop {
+            if let Some(index) = link {
+                if slot.is_done() {
+                    // Answered without a round trip; what else was sent is the background thread's.
+                    self.ensure_background();
+                } else if let Some(connection) = self.links[index].take(Some(&slot)) {
+                    if self.drive(index, connection, Some(&slot), due) {
+                        self.ensure_background();
+                    }
+                }
+            }
+            if let Some(answer) = slot.take() {
+                self.look_after(None)?;
+                return answer;
+            }
+            self.look_after(None)?;
+            while !slot.is_done() && !slot.take_drive() {
+                std::thread::park_timeout(PARK);
+                self.lock()?; // a defect elsewhere must not leave this call waiting
+            }
+        }
+    }
+
+    /// Sees to it that somebody looks after the engine's timers.
+    fn look_after(self: &Arc<Self>, own: Option<Time>) -> Result<()> {
+        let guard = self.lock()?;
+        if self.needs_background(&guard, own) {
+            drop(guard);
+            self.ensure_background();
+        }
+        Ok(())
+    }
+
+    /// Starts an operation whose completion goes to a queue.
+    pub fn submit(self: &Arc<Self>, handle: HandleId, operation: Operation, tag: Tag) -> Result<()> {
+        let (started, _) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
+        self.ensure_background();
+        started
+    }
+
+    /// Anything else that is asked of the engine; nothing waits for its round trips.
+    pub fn ask<R>(self: &Arc<Self>, f: impl FnOnce(&mut Engine<Tag>, Time) -> R) -> Result<R> {
+        let (result, link) = self.tell(None, f)?;
+        if link.is_some() {
+            self.ensure_background();
+        } else {
+            self.look_after(None)?;
+        }
+        Ok(result)
+    }
+
+    /// Reads the engine, changing nothing.
+    pub fn read<R>(&self, f: impl FnOnce(&Engine<Tag>, Time) -> R) -> Result<R> {
+        Ok(f(&self.lock()?.engine, now()))
+    }
+
+    /// Ends everything: pending calls answer `Closed`, what is held is released; waits for that at most one response
+    /// timeout.
+    pub fn close(self: &Arc<Self>) -> Result<()> {
+        self.ask(|engine, now| engine.close(now))?;
+        let until = now() + self.response_timeout.as_micros() as Time;
+        loop {
+            let mut guard = self.lock()?;
+            let left = until.saturating_sub(now());
+            if guard.engine.is_drained() || left == 0 {
+                return Ok(());
+            }
+            guard.closers.push(std::thread::current());
+            drop(guard);
+            self.ensure_background();
+            std::thread::park_timeout(Duration::from_micros(left));
+        }
+    }
+
+    /// Closes, joins the threads, and closes the connections.
+    pub fn shut_down(self: &Arc<Self>) {
+        let _ = self.close();
+        self.stopped.store(true, Ordering::Release);
+        self.wake.raise();
+        loop {
+            let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some(thread) = thread else { break };
+            let _ = thread.join();
+        }
+        for link in &self.links {
+            drop(link.take(None));
+            link.take_down();
+        }
+        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Inbox::default();
+    }
+
+    /// After a defect: every pending call gets an answer.
+    fn fail_everybody(&self) {
+        let mut guard = match self.guarded.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        for (operation, tag) in guard.engine.abandon() {
+            match tag {
+                Tag::Slot(slot) => slot.complete(Err(damaged())),
+                Tag::Queue(mailbox, user_data, _) => {
+                    mailbox.post(Event::new(user_data, operation, Err(damaged())));
+                }
+            }
+        }
+    }
+}
+
+/// How long a driver's turn may take, in microseconds, so that its call notices its deadline.
+fn turn_length(due: Option<Time>) -> Time {
+    match due {
+        None => TURN_MAX_US,
+        Some(due) => {
+            let left = due.saturating_sub(now());
+            if left == 0 { TURN_CLOSE_US } else { left.min(TURN_MAX_US) }
+        }
+    }
+}
+
+fn damaged() -> Error {
+    Error::new(Status::Panic, "a defect inside dlock stopped this locker; free it and make another")
+}

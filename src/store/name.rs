@@ -45,3 +45,11 @@ impl Name {
 
 /// The counter of fencing tokens, one a server.
 pub const FENCE: &str = ":dlock:fence";
+
+impl Name {
+    /// The name that has this key; `None` if no legal name has.
+    pub fn from_key(key: &str) -> Option<std::sync::Arc<Self>> {
+        let (group, name) = key.split_once(':')?;
+        Name::new(name, group).ok().map(std::sync::Arc::new)
+    }
+}

@@ -1,0 +1,34 @@
+# The commands of this repository. They need Rust (with rustfmt and clippy), a C compiler and Python 3.9 or newer.
+
+PYTHON ?= python3
+CARGO ?= cargo
+
+.PHONY: help build demo test bench header fmt servers clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+build: ## build target/release/libdlock.so and libdlock.a
+	$(CARGO) build --locked --release
+
+demo: build ## several processes and threads take turns on one lock, on a private server
+	@$(PYTHON) demo/demo.py
+
+test: ## run every check; the last line counts them
+	@$(PYTHON) tools/check.py
+
+bench: build ## measure against hiredis and against the floor of the network
+	@$(PYTHON) benches/run.py
+
+header: ## write include/dlock.h anew from the Rust sources
+	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header
+
+fmt: ## format the sources
+	$(CARGO) fmt
+
+servers: ## fetch the servers of the conformance tests into target/servers/
+	@$(PYTHON) tools/servers.py all
+
+clean: ## remove all that was built or fetched
+	$(CARGO) clean
+	rm -rf target

@@ -1,0 +1,38 @@
+//! Names the shared library: its SONAME carries the major version of the ABI, and a link of that name beside it lets
+//! programs run that were linked with `-rpath target/<profile>`.
+
+use std::path::Path;
+use std::{env, fs};
+
+/// Rises when a program linked against the previous library could no longer run with this one.
+const ABI_MAJOR: u32 = 0;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("linux") {
+        return;
+    }
+    let soname = format!("libdlock.so.{ABI_MAJOR}");
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-soname,{soname}");
+
+    // OUT_DIR is <target>/<profile>/build/<package>/out.
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let profile = Path::new(&out).ancestors().nth(3).expect("OUT_DIR is four levels deep");
+    link(&profile.join(soname));
+}
+
+/// The library need not be there yet: the link is made before it is. A failure costs a convenience, no more.
+#[cfg(unix)]
+fn link(path: &Path) {
+    let wanted = Path::new("libdlock.so");
+    if fs::read_link(path).is_ok_and(|target| target == wanted) {
+        return;
+    }
+    let _ = fs::remove_file(path);
+    if let Err(error) = std::os::unix::fs::symlink(wanted, path) {
+        println!("cargo:warning=cannot create the link {}: {error}", path.display());
+    }
+}
+
+#[cfg(not(unix))]
+fn link(_path: &Path) {}

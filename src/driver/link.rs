@@ -1,0 +1,155 @@
+//! One connection that many threads share by combining: whoever finds it without a driver drives it for all (flat
+//! combining, Hendler et al. 2010). Knows requests and replies, not what they mean.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::slot::Slot;
+use crate::store::{Connection, Request, RequestId};
+
+/// A connection, driven by at most one thread at a time.
+pub struct Link {
+    state: Mutex<State>,
+    /// For a forked child, which must take no mutex: the descriptor, or -1.
+    fd: AtomicI32,
+}
+
+#[derive(Default)]
+struct State {
+    up: bool,
+    /// Here while nobody drives.
+    connection: Option<Box<dyn Connection>>,
+    /// Requests that the next turn sends.
+    inbox: Vec<(RequestId, Request)>,
+    /// Calls that wait for a reply on this link and could drive it.
+    callers: VecDeque<Arc<Slot>>,
+}
+
+/// Who has to see to it that what was submitted is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// A driver is at it.
+    Driven,
+    /// Nobody yet.
+    Undriven,
+}
+
+/// What becomes of a connection that its driver gives back.
+pub enum Handover {
+    /// Nothing is left to do on it.
+    Idle,
+    /// Somebody was asked to go on.
+    Passed,
+    /// Something is left to do, and no caller is there to do it.
+    Orphaned,
+    /// Something came in meanwhile: the driver, which wanted to stay while there is work, goes on.
+    More(Box<dyn Connection>),
+}
+
+impl Link {
+    pub fn new() -> Self {
+        Link { state: Mutex::new(State::default()), fd: AtomicI32::new(-1) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn install(&self, connection: Box<dyn Connection>) {
+        self.fd.store(connection.fd().unwrap_or(-1), Ordering::Relaxed);
+        let mut state = self.state();
+        state.up = true;
+        state.connection = Some(connection);
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.state().up
+    }
+
+    /// Up, and nobody drives it?
+    pub fn is_free(&self) -> bool {
+        self.state().connection.is_some()
+    }
+
+    /// How many calls wait for a driver here.
+    pub fn crowd(&self) -> usize {
+        self.state().callers.len()
+    }
+
+    /// `Err`: the link is down.
+    pub fn submit(&self, id: RequestId, request: Request) -> Result<Submitted, RequestId> {
+        let mut state = self.state();
+        if !state.up {
+            return Err(id);
+        }
+        state.inbox.push((id, request));
+        Ok(if state.connection.is_some() { Submitted::Undriven } else { Submitted::Driven })
+    }
+
+    /// Takes the connection to drive it. `None`: somebody else drives (`slot` will be asked when he stops) or it is down.
+    pub fn take(&self, slot: Option<&Arc<Slot>>) -> Option<Box<dyn Connection>> {
+        let mut state = self.state();
+        let connection = state.connection.take();
+        if connection.is_none()
+            && state.up
+            && let Some(slot) = slot
+        {
+            state.callers.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
+            state.callers.push_back(Arc::clone(slot));
+        }
+        connection
+    }
+
+    /// Moves what was submitted into the connection.
+    pub fn load(&self, connection: &mut dyn Connection) {
+        for (id, request) in self.state().inbox.drain(..) {
+            connection.push(id, &request);
+        }
+    }
+
+    /// The driver stops, or (`stay`) stops only if there is nothing to do.
+    pub fn give_back(&self, connection: Box<dyn Connection>, stay: bool) -> Handover {
+        let mut state = self.state();
+        let idle = state.inbox.is_empty() && connection.is_idle();
+        if idle {
+            state.connection = Some(connection);
+            return Handover::Idle;
+        }
+        if stay {
+            return Handover::More(connection);
+        }
+        state.connection = Some(connection);
+        while let Some(caller) = state.callers.pop_front() {
+            if !caller.is_done() {
+                caller.ask_to_drive();
+                return Handover::Passed;
+            }
+        }
+        Handover::Orphaned
+    }
+
+    /// The connection ended: takes the link down and names what was submitted and not sent. Calls that wait here are
+    /// woken; their operations are told by the engine.
+    pub fn take_down(&self) -> Vec<RequestId> {
+        self.fd.store(-1, Ordering::Relaxed);
+        let mut state = self.state();
+        state.up = false;
+        state.connection = None;
+        state.callers.clear();
+        state.inbox.drain(..).map(|(id, _)| id).collect()
+    }
+
+    /// What the background thread polls for: replies are outstanding here, or requests unsent, and nobody drives.
+    pub fn to_poll(&self) -> Option<(RawFd, bool)> {
+        let state = self.state();
+        let connection = state.connection.as_ref()?;
+        let unsent = !state.inbox.is_empty() || connection.wants_write();
+        if connection.is_idle() && !unsent { None } else { connection.fd().map(|fd| (fd, unsent)) }
+    }
+
+    pub fn fd_in_child(&self) -> i32 {
+        self.fd.load(Ordering::Relaxed)
+    }
+}

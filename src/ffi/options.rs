@@ -1,0 +1,167 @@
+//! The options of a locker.
+
+use std::ffi::c_char;
+
+use super::error::{dlock_error, dlock_status};
+use super::guard::{self, Out, given, text};
+use crate::options::Options;
+
+/// Where the locks live and how long they last; read once, by dlock_locker_new().
+///
+/// Not for two threads at once. May be freed as soon as dlock_locker_new() has returned.
+pub struct dlock_options(pub(super) Options);
+
+/// Makes a set of options: `localhost:6379`, leases of 30,000 ms, renewal on, timeouts of 5,000 ms.
+///
+/// `out` gets the options, to be freed with dlock_options_free().
+///
+/// Never blocks. Any thread. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_new(out: *mut *mut dlock_options, err: *mut dlock_error) -> dlock_status {
+    // SAFETY: `out` and `err` are the caller's, as the header says.
+    unsafe {
+        guard::call(err, || {
+            let out = Out::new("out", out)?;
+            out.give(dlock_options(Options::new()));
+            Ok(())
+        })
+    }
+}
+
+/// Frees options. Lockers made with them are not concerned. NULL is fine.
+///
+/// Never blocks. No other call may be using the options.
+#[unsafe(no_mangle)]
+pub extern "C" fn dlock_options_free(options: Option<Box<dlock_options>>) {
+    guard::plain((), || drop(options));
+}
+
+/// Sets the server's host: a name, an IPv4 or an IPv6 address. The text is copied.
+///
+/// Replaces what an earlier dlock_options_set_url() set. No name is looked up before the connecting.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `host` is NULL; `host` is not UTF-8, or no usable host.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_host(
+    options: Option<&mut dlock_options>,
+    host: *const c_char,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `host` and `err` are the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_host(text("host", host)?)) }
+}
+
+/// Sets the server's TCP port, not 0. Replaces the port of an earlier dlock_options_set_url().
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `port` is 0.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_port(
+    options: Option<&mut dlock_options>,
+    port: u16,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `err` is the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_port(port)) }
+}
+
+/// Sets the server by a URL. The text is copied.
+///
+/// - `redis://[user:password@]host[:port][/db]`: TCP.
+/// - `redis+unix:///path/to/socket`: a unix socket.
+/// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
+///   For tests. A bare `memory://` is private to its locker.
+///
+/// Replaces host and port, as a later dlock_options_set_host() or dlock_options_set_port() replaces the URL's: of two
+/// setters the last wins. A password never appears in a message.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_url(
+    options: Option<&mut dlock_options>,
+    url: *const c_char,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `url` and `err` are the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_url(text("url", url)?)) }
+}
+
+/// Sets how long the server keeps a lock that is not renewed, in milliseconds: at least 100; 30,000 if never set.
+///
+/// This is how long others wait for a holder that crashed.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `lease_ms` is out of range.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_lease_ms(
+    options: Option<&mut dlock_options>,
+    lease_ms: u64,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `err` is the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_lease_ms(lease_ms)) }
+}
+
+/// Sets whether held locks are renewed in the background, every third of their lease; true if never set.
+///
+/// With false a lock is lost when its lease ends, unless dlock_lock_extend() lengthens it.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_auto_renew(
+    options: Option<&mut dlock_options>,
+    auto_renew: bool,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `err` is the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_auto_renew(auto_renew)) }
+}
+
+/// Sets how long one attempt to connect may take, in milliseconds: at least 1; 5,000 if never set.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_connect_timeout_ms(
+    options: Option<&mut dlock_options>,
+    timeout_ms: u64,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `err` is the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_connect_timeout_ms(timeout_ms)) }
+}
+
+/// Sets how long the server may take to answer before the connection counts as lost, in milliseconds: at least 1;
+/// 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
+///
+/// Never blocks. One thread at a time. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` is NULL, or `timeout_ms` is out of range.
+/// - `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_options_set_response_timeout_ms(
+    options: Option<&mut dlock_options>,
+    timeout_ms: u64,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `err` is the caller's, as the header says.
+    unsafe { guard::call(err, || given("options", options)?.0.set_response_timeout_ms(timeout_ms)) }
+}
