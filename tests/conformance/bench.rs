@@ -26,6 +26,7 @@ pub struct Bench {
     connection: Box<dyn Connection>,
     subscriptions: BTreeMap<String, Box<dyn Subscription>>,
     last: u64,
+    pings: u64,
 }
 
 impl Bench {
@@ -33,7 +34,7 @@ impl Bench {
     pub fn new(target: Box<dyn Target>) -> Self {
         let connection = target.store().connect(0).expect("connects");
         let name = Arc::new(Name::new("lock", "group").unwrap());
-        let mut bench = Bench { target, name, connection, subscriptions: BTreeMap::new(), last: 0 };
+        let mut bench = Bench { target, name, connection, subscriptions: BTreeMap::new(), last: 0, pings: 0 };
         ["A", "B", "C"].iter().for_each(|channel| bench.subscribe(channel));
         bench
     }
@@ -89,31 +90,39 @@ impl Bench {
 
     /// What the channel got since the last look: all that comes before the answer to a ping.
     pub fn pushes(&mut self, channel: &str) -> Vec<Push> {
-        self.last += 1;
-        let begun = Instant::now();
-        let pong = Push::Pong { number: self.last };
-        let subscription = self.subscriptions.get_mut(channel).expect("subscribed");
-        subscription.ping(self.last).expect("the subscription lives");
-        let mut pushes = Vec::new();
-        loop {
-            subscription.receive(&mut pushes).expect("the subscription lives");
-            if pushes.last() == Some(&pong) {
-                pushes.pop();
-                return pushes;
-            }
-            assert!(begun.elapsed() < PATIENCE, "no pong, but {pushes:?}");
-            if let Some(fd) = subscription.fd() {
-                readable(fd);
-            }
-        }
+        self.ping(channel);
+        self.until_pong(channel)
     }
 
     /// The pushes of every subscribed channel.
     pub fn all_pushes(&mut self) -> Vec<(String, Push)> {
         let channels: Vec<String> = self.subscriptions.keys().cloned().collect();
-        let of =
-            |channel: String| self.pushes(&channel).into_iter().map(|push| (channel.clone(), push)).collect::<Vec<_>>();
-        channels.into_iter().flat_map(of).collect()
+        channels.iter().for_each(|channel| self.ping(channel));
+        let mut all = Vec::new();
+        for channel in channels {
+            all.extend(self.until_pong(&channel).into_iter().map(|push| (channel.clone(), push)));
+        }
+        all
+    }
+
+    fn ping(&mut self, channel: &str) {
+        self.pings += 1;
+        let subscription = self.subscriptions.get_mut(channel).expect("subscribed");
+        subscription.ping(self.pings).expect("the subscription lives");
+    }
+
+    /// What comes before the pong of the one ping that is out.
+    fn until_pong(&mut self, channel: &str) -> Vec<Push> {
+        let subscription = self.subscriptions.get_mut(channel).expect("subscribed");
+        let (mut pushes, begun) = (Vec::new(), Instant::now());
+        while !matches!(pushes.last(), Some(Push::Pong { .. })) {
+            assert!(begun.elapsed() < PATIENCE, "no pong, but {pushes:?}");
+            subscription.fd().map(readable);
+            subscription.receive(&mut pushes).expect("the subscription lives");
+        }
+        let Some(Push::Pong { number }) = pushes.pop() else { unreachable!("seen above") };
+        assert!(number <= self.pings && !pushes.iter().any(|push| matches!(push, Push::Pong { .. })));
+        pushes
     }
 }
 

@@ -3,7 +3,7 @@
 //! Numbers drawn from the counter differ (each has its own clock): they are compared by their order, and those below
 //! the floor exactly. Remaining lives are compared roughly. Everything else is equal.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::path::Path;
 
@@ -12,13 +12,19 @@ use dlock::store::{Acquisition, HandOff, Name, Op, Push, Reply, Request, Seat, T
 use std::sync::Arc;
 
 use crate::bench::{Bench, TOLERANCE_MS, who};
-use crate::target::{self, Content, Value};
+use crate::scenarios::kind;
+use crate::target::{self, Content, LockState, Value};
 
 const STEPS: usize = 60;
 const LEASES: [u64; 3] = [30_000, 60_000, 90_000];
 /// Handles, each with the channel of its locker: two lockers with several handles, one with one, one never subscribed.
 const CHANNELS: [&str; 7] = ["A", "A", "B", "B", "B", "C", "dead"];
 const LOCKS: [&str; 2] = ["one", "two"];
+
+/// What 200 sequences must have met.
+#[rustfmt::skip]
+const OUTCOMES: [&str; 15] = ["taken", "undrawn", "held", "queued", "foreign", "stale", "renewed", "notmine", "released",
+    "again", "holder", "error", "handed over", "dropped", "next"];
 
 /// Runs the sequences that the environment asks for.
 pub fn compare(server: &Path) {
@@ -27,10 +33,15 @@ pub fn compare(server: &Path) {
         Some(seed) => seed..seed + 1,
         None => 0..number("DLOCK_CONFORMANCE_SEQUENCES").unwrap_or(200),
     };
+    let many = seeds.clone().count();
     let mut pair = Pair::new(server);
     for seed in seeds {
         pair.sequence(seed);
     }
+    let compared: usize = pair.seen.values().sum();
+    eprintln!("{compared} outcomes compared: {:?}", pair.seen);
+    let all = OUTCOMES.iter().all(|outcome| pair.seen.contains_key(outcome));
+    assert!(all || many < 200, "some outcome never came about: {:?}", pair.seen);
 }
 
 /// SplitMix64.
@@ -58,14 +69,16 @@ impl Random {
 struct Pair {
     memory: Bench,
     server: Bench,
-    /// Numbers that mean the same: memory's, and the server's.
-    numbers: Vec<(u64, u64)>,
+    /// Numbers that mean the same: the server's by memory's.
+    numbers: BTreeMap<u64, u64>,
     /// The place of an acquisition on either store.
     places: HashMap<(usize, Acquisition), (u64, u64)>,
     /// The present attempt of each handle.
     attempts: [u64; CHANNELS.len()],
     /// What was done, for a failure's message.
     log: Vec<String>,
+    /// How often each outcome was compared.
+    seen: BTreeMap<&'static str, usize>,
 }
 
 impl Pair {
@@ -73,7 +86,15 @@ impl Pair {
         let memory = Bench::new(target::memory());
         let server = Bench::new(target::server(server));
         let attempts = [1; CHANNELS.len()];
-        Pair { memory, server, numbers: Vec::new(), places: HashMap::new(), attempts, log: Vec::new() }
+        Pair {
+            memory,
+            server,
+            numbers: BTreeMap::new(),
+            places: HashMap::new(),
+            attempts,
+            log: Vec::new(),
+            seen: BTreeMap::new(),
+        }
     }
 
     fn both(&mut self, mut act: impl FnMut(&mut Bench)) {
@@ -135,20 +156,27 @@ impl Pair {
             _ => Op::Inspect,
         };
         self.send(lock, handle, acquisition, op, places);
-        // A holder that is present releases more often than chance would have it, or the queue would never move.
-        if random.chance(30) {
-            self.release_holder(random, lock);
+        // The present holder does more than chance would have it, or the queue would never move.
+        if random.chance(40) {
+            self.step_of_holder(random, lock);
         }
     }
 
-    fn release_holder(&mut self, random: &mut Random, lock: usize) {
+    fn step_of_holder(&mut self, random: &mut Random, lock: usize) {
         let key = name(lock).key().to_owned();
         let Content::Text(text) = self.memory.target.content(&key) else { return };
         let Some(acquisition) = Acquisition::parse(&text) else { return };
         let handle = (acquisition.owner.as_u128() as u64 as usize).wrapping_sub(1);
         // Sometimes under another locker's channel: then the marks in the queue are somebody else's.
         let handle = if handle < CHANNELS.len() && random.chance(80) { handle } else { random.below(CHANNELS.len()) };
-        self.send(lock, handle, acquisition, Op::Release { leave: false }, (0, 0));
+        let lease_ms = random.one(&LEASES);
+        let op = match random.below(10) {
+            0..2 => Op::Renew { lease_ms },
+            2 => Op::Leave { lease_ms },
+            3 => join(lease_ms),
+            _ => Op::Release { leave: random.chance(30) },
+        };
+        self.send(lock, handle, acquisition, op, (0, 0));
     }
 
     /// Many waiters of one locker at once, so that a release meets more than a batch.
@@ -253,16 +281,16 @@ impl Pair {
 
     /// The pair must stand to every pair before as its halves do. Below the floor nothing depends on a clock.
     fn same_number(&mut self, what: &str, memory: u64, server: u64) {
-        let below = memory < TOKEN_FLOOR || server < TOKEN_FLOOR;
-        let order = |pair: &&(u64, u64)| memory.cmp(&pair.0) != server.cmp(&pair.1);
-        if below && memory != server {
-            self.differ(what, memory, server);
+        if self.numbers.get(&memory) == Some(&server) {
+            return;
         }
-        if let Some(before) = self.numbers.iter().find(order) {
-            self.differ(&format!("{what}, not in the same order as {before:?}"), memory, server);
+        if memory.min(server) < TOKEN_FLOOR {
+            return self.equal(what, memory, server);
         }
-        if !self.numbers.contains(&(memory, server)) {
-            self.numbers.push((memory, server));
+        let lower = self.numbers.range(..memory).next_back().is_none_or(|pair| *pair.1 < server);
+        let higher = self.numbers.range(memory..).next().is_none_or(|pair| *pair.1 > server);
+        if !(lower && higher) || self.numbers.insert(memory, server).is_some() {
+            self.differ(&format!("{what}, in another order than {:?}", self.numbers), memory, server);
         }
     }
 
@@ -273,6 +301,7 @@ impl Pair {
 
     fn compare_replies(&mut self, memory: Reply, server: Reply) {
         use Reply::*;
+        self.seen(if let Released { next: Some(_) } = memory { "next" } else { kind(&memory) });
         let log = self.log.last_mut().expect("a step");
         log.push_str(&format!(" -> {memory:?}"));
         match (&memory, &server) {
@@ -299,42 +328,46 @@ impl Pair {
     }
 
     fn compare_state(&mut self) {
-        for lock in 0..LOCKS.len() {
-            self.compare_lock(&name(lock));
-        }
-        let (memory, server) = (self.memory.target.keys(), self.server.target.keys());
-        self.equal("keys", memory, server);
-        let (memory, server) = (self.memory.target.counter(), self.server.target.counter());
+        let names: Vec<_> = (0..LOCKS.len()).map(name).collect();
+        let (memory, server) = (self.memory.target.snapshot(&names), self.server.target.snapshot(&names));
+        self.equal("keys", memory.keys, server.keys);
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        self.same_number("the counter", number(memory), number(server));
+        self.same_number("the counter", number(memory.counter), number(server.counter));
+        memory.locks.iter().zip(&server.locks).for_each(|(memory, server)| self.compare_locks(memory, server));
+        self.compare_pushes();
+    }
+
+    fn compare_locks(&mut self, memory: &LockState, server: &LockState) {
+        self.equal("the key", &memory.content, &server.content);
+        self.same_life("the key's life", memory.life_ms, server.life_ms);
+        self.same_life("the queue's life", memory.queue_life_ms, server.queue_life_ms);
+        self.equal("the queue's length", memory.queue.len(), server.queue.len());
+        for (memory, server) in memory.queue.iter().zip(&server.queue) {
+            self.equal("a waiter", (&memory.member, memory.marked), (&server.member, server.marked));
+            self.same_number("a waiter's place", memory.place, server.place);
+        }
+    }
+
+    fn compare_pushes(&mut self) {
         let (memory, server) = (self.memory.all_pushes(), self.server.all_pushes());
         self.equal("messages", memory.len(), server.len());
         for (memory, server) in memory.into_iter().zip(server) {
             self.equal("a message's channel", &memory.0, &server.0);
-            match (memory.1, server.1) {
+            match (&memory.1, &server.1) {
                 (Push::HandOff { key: a, hand_off: x }, Push::HandOff { key: b, hand_off: y }) => {
+                    self.seen("handed over");
                     self.equal("a message's key", a, b);
-                    self.same_hand_off(&x, &y);
+                    self.same_hand_off(x, y);
                 }
-                (a, b) => self.equal("a message", a, b),
+                (a, b) => {
+                    self.seen("dropped");
+                    self.equal("a message", a, b);
+                }
             }
         }
     }
 
-    fn compare_lock(&mut self, name: &Name) {
-        let (memory, server) = (&mut self.memory.target, &mut self.server.target);
-        let contents = (memory.content(name.key()), server.content(name.key()));
-        let lives = (memory.remaining_ms(name.key()), server.remaining_ms(name.key()));
-        let queue_lives = (memory.queue_life_ms(name.waiters()), server.queue_life_ms(name.waiters()));
-        let (memory, server) = (memory.queue(name.waiters()), server.queue(name.waiters()));
-        self.equal("the key", contents.0, contents.1);
-        self.same_life("the key's life", lives.0, lives.1);
-        self.same_life("the queue's life", queue_lives.0, queue_lives.1);
-        self.equal("the queue's length", memory.len(), server.len());
-        for (memory, server) in memory.iter().zip(&server) {
-            self.equal("a queue's member", &memory.member, &server.member);
-            self.equal("a queue's mark", (&memory.member, memory.marked), (&server.member, server.marked));
-            self.same_number("a queue's place", memory.place, server.place);
-        }
+    fn seen(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_insert(0) += 1;
     }
 }

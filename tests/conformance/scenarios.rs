@@ -26,7 +26,7 @@ fn not_mine(acquisition: Acquisition) -> Reply {
 }
 
 /// What a reply is, without its numbers.
-fn kind(reply: &Reply) -> &'static str {
+pub fn kind(reply: &Reply) -> &'static str {
     match reply {
         Reply::Taken { .. } => "taken",
         Reply::TakenUndrawn { .. } => "undrawn",

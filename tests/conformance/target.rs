@@ -1,12 +1,13 @@
 //! A store under test, with a back door: what other programs, operators and time do to its keys.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use dlock::store::memory::MemoryStore;
 use dlock::store::name::FENCE;
 use dlock::store::redis::{Address, Config, RedisStore};
-use dlock::store::{Holder, Store};
+use dlock::store::{Holder, Name, Store};
 
 use crate::bench::PATIENCE;
 use crate::redis_server::RedisServer;
@@ -38,6 +39,22 @@ pub struct Queued {
     pub marked: bool,
 }
 
+/// All that is stored for one lock.
+#[derive(Clone, Debug)]
+pub struct LockState {
+    pub content: Content,
+    pub life_ms: Option<u64>,
+    pub queue: Vec<Queued>,
+    pub queue_life_ms: Option<u64>,
+}
+
+/// All that is stored for some locks, every key, and the counter.
+pub struct Snapshot {
+    pub locks: Vec<LockState>,
+    pub keys: Vec<String>,
+    pub counter: Option<String>,
+}
+
 /// A store and its back door.
 pub trait Target {
     fn store(&self) -> &dyn Store;
@@ -54,6 +71,17 @@ pub trait Target {
     fn await_unsubscribed(&mut self, channel: &str);
     fn keys(&mut self) -> Vec<String>;
     fn flush(&mut self);
+
+    /// All at once, since it is taken after every random step.
+    fn snapshot(&mut self, names: &[Arc<Name>]) -> Snapshot {
+        let lock = |name: &Arc<Name>| LockState {
+            content: self.content(name.key()),
+            life_ms: self.remaining_ms(name.key()),
+            queue: self.queue(name.waiters()),
+            queue_life_ms: self.queue_life_ms(name.waiters()),
+        };
+        Snapshot { locks: names.iter().map(lock).collect(), keys: self.keys(), counter: self.counter() }
+    }
 
     /// `None`: the key is missing.
     fn counter(&mut self) -> Option<String> {
@@ -158,6 +186,24 @@ impl Server {
     }
 }
 
+fn queued((member, score): (String, f64)) -> Queued {
+    assert!(score.fract() == 0.0 || score.fract() == 0.5, "{member}: {score}");
+    Queued { member, place: score as u64, marked: score.fract() != 0.0 }
+}
+
+/// Keys: of each lock its key and its queue, then the counter.
+const SNAPSHOT: &str = "
+local locks, names = {}, redis.call('KEYS', '*')
+for i = 1, #KEYS - 1, 2 do
+  local type = redis.call('TYPE', KEYS[i]).ok
+  locks[#locks + 1] = {type, type == 'string' and redis.call('GET', KEYS[i]), redis.call('PTTL', KEYS[i]),
+    redis.call('ZRANGE', KEYS[i + 1], 0, -1, 'WITHSCORES'), redis.call('PTTL', KEYS[i + 1])}
+end
+return {locks, names, redis.call('GET', KEYS[#KEYS])}";
+
+/// Type, text, life, queue and the queue's life, as the script answers them.
+type RawLock = (String, Option<String>, i64, Vec<(String, f64)>, i64);
+
 impl Target for Server {
     fn store(&self) -> &dyn Store {
         &self.store
@@ -191,11 +237,7 @@ impl Target for Server {
     }
     fn queue(&mut self, waiters: &str) -> Vec<Queued> {
         let entries: Vec<(String, f64)> = self.ask(&["ZRANGE", waiters, "0", "-1", "WITHSCORES"]);
-        let queued = entries.into_iter().map(|(member, score)| {
-            assert!(score.fract() == 0.0 || score.fract() == 0.5, "{member}: {score}");
-            Queued { member, place: score as u64, marked: score.fract() != 0.0 }
-        });
-        queued.collect()
+        entries.into_iter().map(queued).collect()
     }
     fn queue_life_ms(&mut self, waiters: &str) -> Option<u64> {
         self.remaining_ms(waiters)
@@ -210,6 +252,24 @@ impl Target for Server {
         let mut keys: Vec<String> = self.ask(&["KEYS", "*"]);
         keys.sort();
         keys
+    }
+    fn snapshot(&mut self, names: &[Arc<Name>]) -> Snapshot {
+        let mut eval = redis::cmd("EVAL");
+        eval.arg(SNAPSHOT).arg(2 * names.len() + 1);
+        names.iter().for_each(|name| _ = eval.arg(name.key()).arg(name.waiters()));
+        let answer = eval.arg(FENCE).query(&mut self.client);
+        let (locks, mut keys, counter): (Vec<RawLock>, Vec<String>, Option<String>) = answer.expect("a snapshot");
+        keys.sort();
+        let lock = |(kind, text, life, queue, queue_life): RawLock| LockState {
+            content: match kind.as_str() {
+                "none" => Content::Nothing,
+                _ => text.map_or(Content::OtherType, Content::Text),
+            },
+            life_ms: life.try_into().ok(),
+            queue: queue.into_iter().map(queued).collect(),
+            queue_life_ms: queue_life.try_into().ok(),
+        };
+        Snapshot { locks: locks.into_iter().map(lock).collect(), keys, counter }
     }
     fn flush(&mut self) {
         let _: String = self.ask(&["FLUSHALL"]);
