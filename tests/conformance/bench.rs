@@ -117,7 +117,9 @@ impl Bench {
         let (mut pushes, begun) = (Vec::new(), Instant::now());
         while !matches!(pushes.last(), Some(Push::Pong { .. })) {
             assert!(begun.elapsed() < PATIENCE, "no pong, but {pushes:?}");
-            subscription.fd().map(readable);
+            if let Some(fd) = subscription.fd() {
+                readable(fd);
+            }
             subscription.receive(&mut pushes).expect("the subscription lives");
         }
         let Some(Push::Pong { number }) = pushes.pop() else { unreachable!("seen above") };
