@@ -46,6 +46,7 @@ impl RedisServer {
         let child = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--dir", directory.to_str().unwrap(), "--unixsocket", directory.join("s").to_str().unwrap()])
+            .args(["--repl-diskless-sync-delay", "0"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
