@@ -1,0 +1,296 @@
+#!/usr/bin/env python3
+"""Runs the library from C, as its users do: compiles the examples and the programs of this directory against the header
+and the built library, starts private servers, kills what is to be killed. One line a check, a count at the end.
+
+    tests/c/run.py [part of a job's name …]       `--list` names the jobs
+
+    DLOCK_INCLUDE_DIR    where dlock.h is; default include/
+    DLOCK_LIB_DIR        where libdlock.so and libdlock.a are; default target/release/
+    DLOCK_TEST_SERVER    the server; default redis-server on the PATH
+    CC                   the C compiler; default cc
+
+The examples run linked with the shared and with the static library, each under valgrind, or, where there is none, built
+with the compiler's leak sanitizer. Needs nothing but Python's standard library.
+"""
+
+import os
+import queue
+import re
+import shlex
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import crash
+import harness
+from harness import ROOT, TEMPORARY, Agent, Report, Server, fail_early, run
+
+CC = shlex.split(os.environ.get("CC", "cc"))
+INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
+EXAMPLES = ROOT / "examples" / "c"
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+SYSTEM_LIBRARIES = ["-lpthread", "-ldl", "-lm"]
+# Jobs that run at once: most of them wait for clocks.
+WORKERS = 3
+
+CONTENDERS = "1 attempts\n1 acquired\n2 attempts\n1 released\n2 acquired\n2 released\n"
+TIMEOUTS = """try: held by somebody else
+timeout of 100 ms: DLOCK_ERR_LOCK_TIMEOUT
+backoff: acquired
+release by the old holder: DLOCK_ERR_NOT_OWNER
+"""
+MINIMAL = "holding the lock: nobody else does, in any process on any machine\nreleased\n"
+FENCED_WORK = """slow: 3 writes accepted
+quick: 3 writes accepted
+slow: late write refused, its token is older
+slow: the lock is lost, I stop
+6 writes in the resource
+"""
+EVENT_LOOP = [f"job {number} acquired" for number in range(5)] + \
+             [f"job {number} released" for number in (0, 1, 2, 4)] + ["job 3 lost its lock"]
+# Arguments after the URL, and what is printed. (The full pauses of the contenders are the README's; a fifth will do.)
+EXAMPLE_RUNS = {
+    "minimal": ([], MINIMAL),
+    "contenders": (["20"], CONTENDERS),
+    "timeouts": ([], TIMEOUTS),
+    "fenced_work": ([], FENCED_WORK),
+    "event_loop": ([], None),
+}
+
+report = Report()
+
+
+def link_shared(directory=LIBRARY):
+    return [f"-L{directory}", f"-Wl,-rpath,{directory}", "-ldlock", *SYSTEM_LIBRARIES]
+
+
+def link_static():
+    return [str(LIBRARY / "libdlock.a"), *SYSTEM_LIBRARIES]
+
+
+def compile_program(source, name, libraries, *flags):
+    """The compiled program, or None after a line that says why there is none. Optimised as a user would."""
+    program = Path(TEMPORARY) / name
+    command = [*CC, *WARNINGS, "-O1", "-g", *flags, f"-I{INCLUDE}", "-o", program, source, *libraries]
+    status, output = run(command, 120)
+    report.line(status == 0, f"compiles without a warning: {name}", output)
+    return program if status == 0 else None
+
+
+# The examples.
+
+def examples():
+    checker = leak_checker()
+    report.note(f"leaks are looked for with {checker[0]}")
+    for linking, libraries in (("shared", link_shared()), ("static", link_static())):
+        for source in sorted(EXAMPLES.glob("*.c")):
+            example(source, linking, libraries, checker)
+
+
+def leak_checker():
+    """What finds leaks: (name, flags for the compiler, command before the program)."""
+    valgrind = shutil.which("valgrind")
+    if valgrind:
+        return "valgrind", [], [valgrind, "-q", "--leak-check=full", "--show-leak-kinds=definite,indirect,possible",
+                                "--errors-for-leak-kinds=definite,indirect,possible", "--error-exitcode=99"]
+    return "the address and leak sanitizers", ["-fsanitize=address,leak"], []
+
+
+def example(source, linking, libraries, checker):
+    program = compile_program(source, f"{source.stem}-{linking}", libraries)
+    if program is None:
+        return
+    expected = EXAMPLE_RUNS.get(source.stem)
+    if expected is None:
+        report.line(False, f"example {source.stem} has an expected output in run.py")
+        return
+    name, flags, prefix = checker
+    with Server() as server:
+        arguments = [server.url, *expected[0]]
+        status, output = run([program, *arguments], 30)
+        report.line(status == 0 and is_expected(source.stem, output, expected[1]),
+                    f"example {source.stem}, {linking}: prints what it should", f"exit status {status}\n{output}")
+        checked = compile_program(source, f"{source.stem}-{linking}-leaks", libraries, *flags) if flags else program
+        if checked is None:
+            return
+        # Slower by far: what is checked is the end, not the pace at which it came.
+        status, output = run([*prefix, checked, *arguments], 90)
+        report.line(status == 0, f"example {source.stem}, {linking}: no leak, no bad access ({name})",
+                    f"exit status {status}\n{output}")
+        report.check(f"example {source.stem}, {linking}: only the counter remains", server.expect_only_counter)
+
+
+def is_expected(name, output, expected):
+    if name != "event_loop":
+        return output == expected
+    lines = output.splitlines()
+    first_four = [line for line in lines if re.fullmatch(r"job [0-3] acquired", line)]
+    # One after the other, as they were submitted; the job with another lock comes in anywhere.
+    return sorted(lines) == sorted(EVENT_LOOP) and first_four == sorted(first_four)
+
+
+def example_without_server():
+    """What goes wrong is said on stderr and by the exit status."""
+    program = compile_program(EXAMPLES / "minimal.c", "minimal-refused", link_shared())
+    if program is None:
+        return
+    status, output = run([program, f"redis://127.0.0.1:{harness.free_port()}"], 30)
+    report.line(status == 1 and "DLOCK_ERR_NOT_CONNECTED" in output, "example minimal: an error ends it with a message",
+                f"exit status {status}\n{output}")
+    status, output = run(["make", "-C", EXAMPLES, "-n", f"DLOCK_LIB_DIR={LIBRARY}"], 30)
+    report.line(status == 0, "examples: the Makefile names every program", output)
+    for source in EXAMPLES.glob("*.c"):
+        report.line(f"-o {source.stem} " in output, f"examples: the Makefile builds {source.stem}", output)
+
+
+# The programs of this directory.
+
+def on_server(name, seconds, arguments=()):
+    """Runs one program against a server of its own; afterwards only the counter may be there."""
+    program = compile_program(harness.HERE / f"{name}.c", name, link_shared())
+    if program is None:
+        return
+    with Server() as server:
+        status, output = run([program, server.url, *arguments], seconds)
+        report.program(name, status, output)
+        report.check(f"only the counter remains [{name}]", server.expect_only_counter)
+
+
+def on_memory(name, seconds):
+    program = compile_program(harness.HERE / f"{name}.c", f"{name}-memory", link_shared())
+    if program is not None:
+        status, output = run([program, f"memory://{name}"], seconds)
+        report.program(f"{name}, memory store", status, output)
+
+
+def dlopen():
+    program = compile_program(harness.HERE / "dlopen.c", "dlopen", ["-ldl"])
+    if program is None:
+        return
+    with Server() as server:
+        for url in (server.url, "memory://dlopen"):
+            status, output = run([program, url, LIBRARY / "libdlock.so"], 60)
+            report.program(f"dlopen, {url.split(':')[0]}", status, output)
+
+
+def panics():
+    """Builds the library anew, with the feature that makes it panic, in a directory of its own."""
+    target = Path(os.environ.get("DLOCK_PANIC_TARGET_DIR") or LIBRARY.parent / "provoke-panic")
+    status, output = run(["nice", "cargo", "rustc", "--locked", "--lib", "--crate-type", "cdylib", "--features",
+                          "provoke-panic", "--manifest-path", ROOT / "Cargo.toml", "--target-dir", target], 280)
+    library = target / "debug" / "libdlock.so"
+    if status != 0 or not library.exists():
+        report.line(False, "the library with the feature provoke-panic is built", output)
+        return
+    # Beside the library under the name that programs ask for.
+    directory = Path(TEMPORARY) / "provoke-panic"
+    directory.mkdir()
+    names = {name.decode() for name in re.findall(rb"libdlock\.so[.0-9]*", library.read_bytes())} | {"libdlock.so"}
+    for name in names:
+        (directory / name.rstrip(".")).symlink_to(library)
+    program = compile_program(harness.HERE / "panic.c", "panic", link_shared(directory))
+    if program is None:
+        return
+    with Server() as server:
+        status, output = run([program, server.url], 60, env=dict(os.environ, LD_LIBRARY_PATH=str(directory)))
+        report.program("panic", status, output)
+
+
+def with_agent(checks):
+    def job():
+        agent_ready.wait()
+        if Agent.program is None:
+            report.line(False, f"{checks.__name__} have no agent to drive")
+        else:
+            checks(report)
+    return job
+
+
+agent_ready = threading.Event()
+
+
+def compile_agent():
+    Agent.program = compile_program(harness.HERE / "agent.c", "agent", link_shared())
+    agent_ready.set()
+
+
+JOBS = {
+    "panic": panics,
+    "crash": with_agent(crash.crash_checks),
+    "semantics": lambda: on_server("semantics", 200),
+    "semantics-memory": lambda: on_memory("semantics", 200),
+    "refused": with_agent(crash.refusal_checks),
+    "examples": examples,
+    "queue": lambda: on_server("queue", 120),
+    "queue-memory": lambda: on_memory("queue", 120),
+    "errors": lambda: on_server("errors", 90),
+    "foreign": with_agent(crash.foreign_checks),
+    "fork": lambda: on_server("fork", 90),
+    "fork-memory": lambda: on_memory("fork", 90),
+    "dlopen": dlopen,
+    "makefile": example_without_server,
+    # Last, and therefore nearly alone.
+    "threads": lambda: on_server("threads", 150),
+}
+
+
+def work(jobs):
+    while True:
+        try:
+            name, job = jobs.get_nowait()
+        except queue.Empty:
+            return
+        begun = time.monotonic()
+        try:
+            job()
+        except BaseException as error:  # A defect here is a failure of the check, not of the others.
+            report.line(False, f"job {name} ran to its end", f"{type(error).__name__}: {error}")
+        report.note(f"job {name}: {time.monotonic() - begun:.1f} s")
+
+
+def interrupted(number, _frame):
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def main(arguments):
+    if arguments == ["--list"]:
+        print("\n".join(JOBS))
+        return 0
+    chosen = {name: job for name, job in JOBS.items() if not arguments or any(part in name for part in arguments)}
+    Server.binary = os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+    if not Server.binary:
+        fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
+    for path in (INCLUDE / "dlock.h", LIBRARY / "libdlock.so", LIBRARY / "libdlock.a"):
+        if not path.exists():
+            fail_early(f"{path} is missing: cargo build --release")
+    if any(name in ("crash", "refused", "foreign") for name in chosen):
+        compile_agent()
+    jobs = queue.Queue()
+    for item in chosen.items():
+        jobs.put(item)
+    workers = [threading.Thread(target=work, args=(jobs,), daemon=True) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        while worker.is_alive():
+            worker.join(0.2)  # In slices, so that a signal is heard.
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    return 0 if report.failed == 0 and report.passed > 0 else 1
+
+
+if __name__ == "__main__":
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, interrupted)
+    try:
+        result = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("not ok - interrupted", flush=True)
+        result = 130
+    finally:
+        harness.stop_all()
+    sys.stdout.flush()
+    os._exit(result)
