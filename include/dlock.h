@@ -47,10 +47,10 @@
  *
  * Threads. A locker and a queue may be used from any thread, by many at once. A lock handle may
  * move between threads, but has one user at a time: a second one gets DLOCK_ERR_BUSY. Only
- * dlock_lock_cancel() and the getters that do no I/O (id, fencing_token, remaining_ms) may run
- * beside a blocked call on it. Options are for one thread. In the prototypes `const` marks a handle
- * that the function may share with calls on other threads, as far as just said; it does not mean
- * that nothing changes. Every blocking call says how long it blocks.
+ * dlock_lock_cancel() and what reads (id, fencing_token, remaining_ms, is_locked, is_locked_by_me,
+ * owner) may run beside a blocked call on it. Options are for one thread. In the prototypes `const`
+ * marks a handle that the function may share with calls on other threads, as far as just said; it
+ * does not mean that nothing changes. Every blocking call says how long it blocks.
  *     Two things are forbidden, since no library can catch them: using a handle after its _free,
  * and freeing a handle during a call that takes that very handle. Closing or freeing a locker while
  * calls on its locks are blocked is fine: they return DLOCK_ERR_CLOSED.
@@ -67,9 +67,9 @@
  * own.
  *
  * The process. The library never prints, exits, installs a signal handler or touches the locale. A
- * locker runs one background thread named "dlock", from first need until it is freed, and nothing
- * is left behind after that. Before dlclose(), free every locker, lock and queue: code that a
- * thread still runs must not be unmapped.
+ * locker runs a background thread named "dlock" from first need until it is freed, and for moments
+ * others whose names begin so; after that nothing is left behind. Before dlclose(), free every
+ * locker, lock and queue: code that a thread still runs must not be unmapped.
  *
  * Versions. DLOCK_VERSION is that of this header, dlock_version() that of the library loaded. The
  * SONAME changes with the major version of the ABI. Within one, structs keep their size and numbers
@@ -245,9 +245,10 @@ typedef enum {
  * One contender for one lock, with an owner id of its own. Two handles with the same name and group compete, also
  * within one thread; a handle acquired twice does not nest.
  *
- * One user at a time: while a call or a submitted operation is under way, others answer `DLOCK_ERR_BUSY`. Beside it
- * only dlock_lock_cancel(), dlock_lock_id(), dlock_lock_fencing_token() and dlock_lock_remaining_ms() may be called,
- * from any thread. May outlive its locker, and then answers `DLOCK_ERR_CLOSED`.
+ * One user at a time: while an acquire, a release or an extend is under way, blocked or submitted, another of them
+ * answers `DLOCK_ERR_BUSY`. dlock_lock_cancel() and what only reads (id, fencing token, remaining time, is_locked,
+ * is_locked_by_me, owner) may be called beside it, from any thread. May outlive its locker, and then answers
+ * `DLOCK_ERR_CLOSED`.
  */
 typedef struct dlock_lock dlock_lock;
 
@@ -304,7 +305,7 @@ typedef struct {
      */
     dlock_status status;
     /**
-     * The answer of try_acquire, is_locked, is_locked_by_me and owner; false otherwise and on failure.
+     * Was the lock taken, is it locked, locked by this handle, does anybody hold it? False on failure.
      */
     bool flag;
     /**
@@ -386,7 +387,7 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  * Sets the server by a URL. The text is copied.
  *
  * - `redis://[user:password@]host[:port][/db]`: TCP.
- * - `redis+unix:///path/to/socket`: a unix socket.
+ * - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.
  *
@@ -395,7 +396,8 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above.
+ * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above (`rediss://`
+ *   needs TLS, which this version does not have).
  * - `DLOCK_ERR_PANIC`
  */
 dlock_status dlock_options_set_url(dlock_options *options,
@@ -403,7 +405,8 @@ dlock_status dlock_options_set_url(dlock_options *options,
                                    dlock_error *err);
 
 /**
- * Sets how long the server keeps a lock that is not renewed, in milliseconds: at least 100; 30,000 if never set.
+ * Sets how long the server keeps a lock that is not renewed, in milliseconds: from 100 to a year; 30,000 if
+ * never set.
  *
  * This is how long others wait for a holder that crashed.
  *
@@ -431,7 +434,8 @@ dlock_status dlock_options_set_auto_renew(dlock_options *options,
                                           dlock_error *err);
 
 /**
- * Sets how long one attempt to connect may take, in milliseconds: at least 1; 5,000 if never set.
+ * Sets how long one attempt to connect may take, the look-up of the name included, in milliseconds: from 1 to a day;
+ * 5,000 if never set.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
@@ -443,8 +447,8 @@ dlock_status dlock_options_set_connect_timeout_ms(dlock_options *options,
                                                   dlock_error *err);
 
 /**
- * Sets how long the server may take to answer before the connection counts as lost, in milliseconds: at least 1;
- * 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
+ * Sets how long the server may take to answer before the connection counts as lost, in milliseconds: from 1
+ * to a day; 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
@@ -463,7 +467,8 @@ dlock_status dlock_options_set_response_timeout_ms(dlock_options *options,
  *
  * Never blocks. Any thread. Returns:
  * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL, or the options contradict each other.
+ * - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL.
+ * - `DLOCK_ERR_LOCKER`: the system has no descriptor left.
  * - `DLOCK_ERR_PANIC`
  */
 dlock_status dlock_locker_new(const dlock_options *options,
@@ -477,8 +482,7 @@ dlock_status dlock_locker_new(const dlock_options *options,
  *
  * Blocks for the releases, at most one response timeout. Any thread, also while others use the locker, its locks or
  * its queues. Returns:
- * - `DLOCK_OK`
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`: closed, but a held lock could not be released; its lease ends it.
+ * - `DLOCK_OK`: closed. A lock that could not be released in that time is ended by its lease.
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
@@ -588,7 +592,7 @@ dlock_status dlock_lock_acquire_timeout(const dlock_lock *lock,
                                         dlock_error *err);
 
 /**
- * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
+ * Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8 and so on times
  * `initial_backoff_ms` milliseconds.
  *
  * It does not queue, so those who wait in dlock_lock_acquire() come first.
@@ -630,13 +634,12 @@ dlock_status dlock_lock_release(const dlock_lock *lock,
 /**
  * Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
+ * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * blocked call. Returns:
  * - `DLOCK_OK`: see `locked`.
  * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
  * - `DLOCK_ERR_LOCKER`: the server answered with an error.
  * - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked` is NULL.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
@@ -648,11 +651,11 @@ dlock_status dlock_lock_is_locked(const dlock_lock *lock,
  * Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
  * arrival. How long the lock is certainly still held, without asking, says dlock_lock_remaining_ms().
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
+ * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * blocked call. Returns:
  * - `DLOCK_OK`: see `locked_by_me`.
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`,
- *   `DLOCK_ERR_PANIC`: as from dlock_lock_is_locked().
+ * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
+ *   dlock_lock_is_locked().
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked_by_me` is NULL.
  */
 dlock_status dlock_lock_is_locked_by_me(const dlock_lock *lock,
@@ -665,11 +668,11 @@ dlock_status dlock_lock_is_locked_by_me(const dlock_lock *lock,
  * `exists` gets whether anybody does; `owner` the owner id (see dlock_lock_id()) of the handle that does, or an empty
  * text. The answer may be out of date on arrival.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
- * time. Returns:
+ * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * blocked call. Returns:
  * - `DLOCK_OK`: see `exists` and `owner`.
  * - `DLOCK_ERR_LOCKER`: the server answered with an error, or the key was set by another program and names no UUID.
- * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
+ * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
  *   dlock_lock_is_locked().
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock`, `exists` or `owner` is NULL.
  *
@@ -723,7 +726,8 @@ dlock_status dlock_lock_remaining_ms(const dlock_lock *lock,
                                      dlock_error *err);
 
 /**
- * Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; at least 100.
+ * Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; from 100 to a year.
+ * A new acquisition has the locker's lease again.
  *
  * A shorter lease than before shortens what dlock_lock_remaining_ms() says, not what the server keeps.
  *
@@ -747,7 +751,8 @@ dlock_status dlock_lock_extend(const dlock_lock *lock,
  * Ends the acquire call, blocked or submitted, that is under way on this handle: it answers `DLOCK_ERR_CANCELLED`. A
  * lock handed over in that very instant is handed on. Where nothing is blocked this does nothing, now or later.
  *
- * During a round trip the call ends when the reply is there.
+ * During a round trip the call ends when the reply is there. Releases and questions are not cancelled; they end by
+ * themselves, within the response timeout.
  *
  * Never blocks. Any thread: this is the call to make beside a blocked one. Returns:
  * - `DLOCK_OK`
@@ -760,12 +765,12 @@ dlock_status dlock_lock_cancel(const dlock_lock *lock,
 
 /**
  * Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
- * each acquisition lost, with `user_data`, until the handle or the queue is freed.
+ * each acquisition lost, with `user_data`, until the handle or the queue is freed. A lock that is released, or whose
+ * locker is closed, is not lost. A handle has one watch: a later call replaces it.
  *
- * Never blocks. Any thread, one at a time. Returns:
+ * Never blocks. Any thread. Returns:
  * - `DLOCK_OK`
  * - `DLOCK_ERR_CLOSED`: the locker is closed.
- * - `DLOCK_ERR_BUSY`: another call is using this handle.
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `queue` is NULL, or they belong to different lockers.
  * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  */
@@ -804,7 +809,8 @@ void dlock_queue_free(dlock_queue *queue);
  * `token` the fencing token of the lock acquired.
  *
  * This holds for every dlock_submit function: a submission that returned `DLOCK_OK` ends in exactly one event, any
- * other in none. Until the event is there the handle is in use. The event may be there before this returns.
+ * other in none. Until the event of an acquire or a release is there, the handle is in use. The event may be there
+ * before this returns.
  *
  * Never blocks. Any thread, one at a time for a lock. Returns:
  * - `DLOCK_OK`: submitted.
@@ -833,8 +839,8 @@ dlock_status dlock_submit_try_acquire(const dlock_queue *queue,
                                       dlock_error *err);
 
 /**
- * Starts what dlock_lock_acquire_retry_backoff() does, and returns at once: `retries` after waits of 1, 2, 4, … times
- * `initial_backoff_ms` milliseconds.
+ * Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms`
+ * (milliseconds), and returns at once.
  *
  * The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
  * lock acquired.

@@ -3,8 +3,8 @@
 //! The crate is the core of `libdlock`, whose C ABI is in [`ffi`] and `include/dlock.h`. Rust programs use the same
 //! things directly: [`Options`], [`Locker`], [`Lock`], [`Queue`].
 
-pub mod engine;
 mod driver;
+pub mod engine;
 pub mod error;
 pub mod ffi;
 pub mod lock;

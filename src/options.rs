@@ -232,9 +232,18 @@ mod tests {
 
     #[test]
     fn bad_urls_are_refused_without_their_secrets() {
-        for url in ["", "h:6379", "http://h", "redis://", "redis://u:secret@h:99999", "redis://u:secret@h/x", "redis://h:0",
-            "redis://:secret@h/-1", "rediss://h", "redis+unix://"]
-        {
+        for url in [
+            "",
+            "h:6379",
+            "http://h",
+            "redis://",
+            "redis://u:secret@h:99999",
+            "redis://u:secret@h/x",
+            "redis://h:0",
+            "redis://:secret@h/-1",
+            "rediss://h",
+            "redis+unix://",
+        ] {
             let mut options = Options::new();
             let error = options.set_url(url).expect_err(url);
             assert_eq!(error.status, Status::InvalidArgument);

@@ -68,11 +68,21 @@ fn no_source_is_forgotten() {
     }
 }
 
+/// The example in the header's introduction, written to a file.
+fn example() -> PathBuf {
+    let header = committed();
+    let lines = header.lines().skip_while(|line| !line.contains("#include <dlock.h>"));
+    let code: Vec<_> = lines.map_while(|line| line.strip_prefix(" *").filter(|l| !l.starts_with(" B"))).collect();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("example.c");
+    fs::write(&path, code.join("\n")).expect("the directory for tests is writable");
+    path
+}
+
 #[test]
 fn compilers_take_the_header_without_a_warning() {
     let c = [("cc", "c"), ("gcc", "c"), ("clang", "c")].map(|(cc, language)| (cc, language, ["c99", "c11"]));
     let cxx = [("c++", "c++"), ("g++", "c++"), ("clang++", "c++")].map(|(cc, l)| (cc, l, ["c++11", "c++17"]));
-    let program = root().join("tests/c_abi/header.c");
+    let programs = [root().join("tests/c_abi/header.c"), example()];
     let mut tried = 0;
     for (compiler, language, standards) in c.into_iter().chain(cxx) {
         if Command::new(compiler).arg("--version").output().is_err() {
@@ -83,7 +93,7 @@ fn compilers_take_the_header_without_a_warning() {
                 .args(["-x", language, &format!("-std={standard}"), "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
                 .args(["-fsyntax-only", "-I"])
                 .arg(root().join("include"))
-                .arg(&program)
+                .args(&programs)
                 .output()
                 .expect("the compiler runs");
             let complaints = String::from_utf8_lossy(&output.stderr);
@@ -100,11 +110,18 @@ fn every_name_of_the_header_is_ours() {
     for line in header.lines().filter_map(|line| line.strip_prefix("#define ")) {
         assert!(line.starts_with("DLOCK_"), "{line}");
     }
-    for line in header.lines().filter(|line| line.starts_with("typedef ")) {
-        let name = line.trim_start_matches("typedef ").split_whitespace().nth(1).unwrap_or_default();
-        assert!(name.starts_with("dlock_"), "{line}");
+    // A type's name is the last word of its definition: `typedef struct name name;`, or `} name;`.
+    let definitions =
+        |line: &&str| (line.starts_with("typedef ") && line.ends_with(';')) || line.starts_with("} dlock");
+    let types: Vec<_> = header.lines().filter(definitions).filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!(types.len(), 8, "{types:?}");
+    for name in types {
+        assert!(name.starts_with("dlock_"), "{name}");
     }
-    assert!(declared().len() > 30);
+    for name in declared() {
+        assert!(name.starts_with("dlock_"), "{name}");
+    }
+    assert_eq!(declared().len(), 41);
 }
 
 /// The functions that the header declares.

@@ -343,6 +343,25 @@ fn foreign_keys_are_never_touched() {
 }
 
 #[test]
+fn a_foreign_value_of_any_size_is_just_foreign() {
+    let mut b = Bench::new();
+    let a = Who::new("A");
+    let _: () = b.server.cmd(&["SETRANGE", b.name.key(), "3000000", "x"]);
+    for i in 0..3 {
+        let request = b.request(&a, Op::Inspect);
+        b.connection.push(RequestId(500 + i), &request);
+    }
+    let replies = collect(&mut *b.connection, 3);
+    assert_eq!(replies.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [500, 501, 502]);
+    for (_, reply) in replies {
+        assert_eq!(reply, Reply::Holder(Holder::Foreign(Some("(a value of 3000001 bytes)".into()))));
+    }
+    let Reply::NotMine(Holder::Foreign(Some(seen))) = b.release(&a) else { panic!() };
+    assert_eq!(seen.len(), 256);
+    assert!(matches!(b.join(&a, 0), Reply::Foreign { .. }));
+}
+
+#[test]
 fn a_renewal_lengthens_confirms_and_never_shortens() {
     let mut b = Bench::new();
     let (a, w) = (Who::new("A"), Who::new("A"));
@@ -792,8 +811,9 @@ fn each_refusal_of_the_handshake_is_told_apart_and_names_the_address() {
     }
     expect(refusal(config(replica.port())), &at(replica.port()), &["read-only replica", "READONLY"]);
 
-    let full = RedisServer::start(&["--maxclients", "1"]);
-    let _only = full.connection();
+    let full = RedisServer::start(&[]);
+    let mut only = full.connection();
+    let _: () = redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).query(&mut only).unwrap();
     expect(refusal(config(full.port())), &at(full.port()), &["max number of clients"]);
 
     let cluster = RedisServer::start(&["--cluster-enabled", "yes"]);

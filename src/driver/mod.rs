@@ -116,7 +116,10 @@ impl Driver {
         if std::process::id() == self.pid {
             return Ok(());
         }
-        Err(Error::new(Status::Forked, "this handle was made before the process forked; make a new locker in the child"))
+        Err(Error::new(
+            Status::Forked,
+            "this handle was made before the process forked; make a new locker in the child",
+        ))
     }
 
     pub fn is_forked(&self) -> bool {
@@ -138,7 +141,11 @@ impl Driver {
     }
 
     /// Runs `f` on the engine, then carries out what it wants done. Returns the link that requests were put on.
-    fn tell<R>(self: &Arc<Self>, prefer: Option<usize>, f: impl FnOnce(&mut Engine<Tag>, Time) -> R) -> Result<(R, Option<usize>)> {
+    fn tell<R>(
+        self: &Arc<Self>,
+        prefer: Option<usize>,
+        f: impl FnOnce(&mut Engine<Tag>, Time) -> R,
+    ) -> Result<(R, Option<usize>)> {
         let mut actions = Vec::new();
         let mut guard = self.lock()?;
         let result = f(&mut guard.engine, now());
@@ -148,6 +155,16 @@ impl Driver {
         drop(guard);
         let link = if actions.is_empty() { None } else { self.perform(actions, prefer) };
         Ok((result, link))
+    }
+
+    /// Tells the engine something about its links; what that sends or sets is the background thread's to see to.
+    fn report(self: &Arc<Self>, prefer: Option<usize>, f: impl FnOnce(&mut Engine<Tag>, Time)) {
+        let told = self.tell(prefer, f);
+        if !matches!(told, Ok((_, None))) {
+            self.ensure_background();
+        } else {
+            let _ = self.look_after(None);
+        }
     }
 
     fn release_closers(&self, guard: &mut Guarded) {
@@ -196,15 +213,13 @@ impl Driver {
             Ok(connection) => {
                 self.links[index].install(connection);
                 if index < COMMAND_LINKS {
-                    let _ = self.tell(Some(index), |engine, now| engine.link_up(now));
-                    self.wake.raise();
+                    self.report(Some(index), |engine, now| engine.link_up(now));
                 }
                 Ok(())
             }
             Err(why) => {
                 if index < COMMAND_LINKS {
-                    let _ = self.tell(None, |engine, now| engine.link_failed(now, &why.0));
-                    self.wake.raise();
+                    self.report(None, |engine, now| engine.link_failed(now, &why.0));
                 }
                 Err(why)
             }
@@ -225,8 +240,7 @@ impl Driver {
                     driver.links[index].take_down();
                 }
             } else if index < COMMAND_LINKS {
-                let _ = driver.tell(Some(index), |engine, now| engine.link_up(now));
-                driver.wake.raise();
+                driver.report(Some(index), |engine, now| engine.link_up(now));
             }
             driver.link_asked[index].store(false, Ordering::Release);
         });
@@ -248,9 +262,9 @@ impl Driver {
                     driver.inbox.lock().unwrap_or_else(PoisonError::into_inner).subscription =
                         Some((subscription, asked_at));
                 }
-                Err(_) => drop(driver.tell(None, |engine, now| engine.subscribe_failed(now))),
+                Err(_) => driver.report(None, |engine, now| engine.subscribe_failed(now)),
             }
-            driver.wake.raise();
+            driver.ensure_background();
         });
         if !started {
             let _ = self.tell(None, |engine, now| engine.subscribe_failed(now));
@@ -319,7 +333,14 @@ impl Driver {
                     Action::Lost { tag, token, error } => {
                         if let Tag::Queue(mailbox, user_data, _) = tag {
                             let kind = EventKind::Lost;
-                            mailbox.post(Event { user_data, kind, error: Some(error), flag: false, token, owner: None });
+                            mailbox.post(Event {
+                                user_data,
+                                kind,
+                                error: Some(error),
+                                flag: false,
+                                token,
+                                owner: None,
+                            });
                         }
                     }
                     Action::Connect => self.connect_in_background(0),
@@ -513,7 +534,7 @@ impl Driver {
             self.look_after(None)?;
             while !slot.is_done() && !slot.take_drive() {
                 std::thread::park_timeout(PARK);
-                self.lock()?; // a defect elsewhere must not leave this call waiting
+                drop(self.lock()?); // a defect elsewhere must not leave this call waiting
             }
         }
     }

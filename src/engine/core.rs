@@ -61,7 +61,9 @@ pub(super) enum Subscription {
     Up,
     Down,
     /// The runner is at it, for the first time or after a failure.
-    Asked { refused: bool },
+    Asked {
+        refused: bool,
+    },
     /// It failed: waiters poll until it comes up.
     Refused,
 }

@@ -364,7 +364,9 @@ impl<T: Clone> Handle<T> {
         }
         self.give_up_at = Time::MAX;
         match self.phase {
-            Phase::Releasing { in_time, repeated } => self.on_release_reply(core, now, pending, reply, in_time, repeated),
+            Phase::Releasing { in_time, repeated } => {
+                self.on_release_reply(core, now, pending, reply, in_time, repeated)
+            }
             Phase::Held => self.on_extend_reply(core, now, pending, reply),
             Phase::Idle => debug_assert!(false, "no foreground request while idle"),
             _ => self.on_acquire_reply(core, now, pending, reply),
@@ -399,7 +401,8 @@ impl<T: Clone> Handle<T> {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
                 self.exposed = true;
-                let text = format!("{}: cannot draw from {:?}: {}", self.label(), crate::store::name::FENCE, error.text);
+                let text =
+                    format!("{}: cannot draw from {:?}: {}", self.label(), crate::store::name::FENCE, error.text);
                 return self.fail(core, now, Error::new(Status::Locker, text));
             }
             _ if self.is_cancelled() => {
@@ -471,7 +474,8 @@ impl<T: Clone> Handle<T> {
         self.exposed = true;
         self.late += u32::from(now >= valid_until);
         if self.late >= LATE_MAX {
-            let text = format!("{}: the server's replies take longer than the lease of {} ms", self.label(), self.lease_ms);
+            let text =
+                format!("{}: the server's replies take longer than the lease of {} ms", self.label(), self.lease_ms);
             return self.fail(core, now, Error::new(Status::Locker, text));
         }
         if matches!(self.phase, Phase::Leaving { .. }) {

@@ -77,8 +77,7 @@ impl<T: Clone> Core<T> {
     ) -> u64 {
         let id = self.next_job;
         self.next_job += 1;
-        let job =
-            Job { request, asked, after, in_flight: None, until, retry_at: 0, due: Time::MAX, needing: false };
+        let job = Job { request, asked, after, in_flight: None, until, retry_at: 0, due: Time::MAX, needing: false };
         self.jobs.insert(id, job);
         self.advance(now, id);
         id

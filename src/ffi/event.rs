@@ -39,7 +39,7 @@ pub struct dlock_event {
     pub kind: dlock_event_kind,
     /// How it ended: what the blocking function of the same name returns.
     pub status: dlock_status,
-    /// The answer of try_acquire, is_locked, is_locked_by_me and owner; false otherwise and on failure.
+    /// Was the lock taken, is it locked, locked by this handle, does anybody hold it? False on failure.
     pub flag: bool,
     /// The fencing token of the lock acquired, or lost; 0 otherwise.
     pub token: u64,

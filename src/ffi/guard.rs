@@ -81,7 +81,9 @@ fn silence() {
 
 /// Keeps what a panic says for [`tell`]: the place is known only while the hook runs.
 fn note(info: &PanicHookInfo<'_>) {
-    let text = info.payload_as_str().unwrap_or("no message");
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("no message");
     let story = match info.location() {
         Some(place) => format!("panic at {}:{}: {text}", place.file(), place.line()),
         None => format!("panic: {text}"),

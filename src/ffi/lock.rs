@@ -12,9 +12,10 @@ use crate::lock::Lock;
 /// One contender for one lock, with an owner id of its own. Two handles with the same name and group compete, also
 /// within one thread; a handle acquired twice does not nest.
 ///
-/// One user at a time: while a call or a submitted operation is under way, others answer `DLOCK_ERR_BUSY`. Beside it
-/// only dlock_lock_cancel(), dlock_lock_id(), dlock_lock_fencing_token() and dlock_lock_remaining_ms() may be called,
-/// from any thread. May outlive its locker, and then answers `DLOCK_ERR_CLOSED`.
+/// One user at a time: while an acquire, a release or an extend is under way, blocked or submitted, another of them
+/// answers `DLOCK_ERR_BUSY`. dlock_lock_cancel() and what only reads (id, fencing token, remaining time, is_locked,
+/// is_locked_by_me, owner) may be called beside it, from any thread. May outlive its locker, and then answers
+/// `DLOCK_ERR_CLOSED`.
 pub struct dlock_lock(pub(super) Lock);
 
 /// Makes a lock handle with a fresh owner id. The lock is not acquired yet.
@@ -45,7 +46,9 @@ pub unsafe extern "C" fn dlock_lock_new(
             let (name, group) = (text("name", name)?, text("group", group)?);
             let out = Out::new("out", out)?;
             #[cfg(feature = "provoke-panic")]
-            assert_ne!(name, "dlock:provoke-panic", "provoked");
+            if name == "dlock:provoke-panic" {
+                panic!("provoked");
+            }
             out.give(dlock_lock(locker.0.lock(name, group)?));
             Ok(())
         })
@@ -140,7 +143,7 @@ pub unsafe extern "C" fn dlock_lock_acquire_timeout(
     unsafe { guard::call(err, || given("lock", lock)?.0.acquire_timeout(timeout_ms)) }
 }
 
-/// Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8, … times
+/// Acquires the lock by attempts: one, then up to `retries` more, after waits of 1, 2, 4, 8 and so on times
 /// `initial_backoff_ms` milliseconds.
 ///
 /// It does not queue, so those who wait in dlock_lock_acquire() come first.
@@ -187,13 +190,12 @@ pub unsafe extern "C" fn dlock_lock_release(lock: Option<&dlock_lock>, err: *mut
 
 /// Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
-/// time. Returns:
+/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// blocked call. Returns:
 /// - `DLOCK_OK`: see `locked`.
 /// - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
 /// - `DLOCK_ERR_LOCKER`: the server answered with an error.
 /// - `DLOCK_ERR_CLOSED`: the locker is closed, or was closed meanwhile.
-/// - `DLOCK_ERR_BUSY`: another call is using this handle.
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked` is NULL.
 /// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
@@ -216,11 +218,11 @@ pub unsafe extern "C" fn dlock_lock_is_locked(
 /// Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
 /// arrival. How long the lock is certainly still held, without asking, says dlock_lock_remaining_ms().
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
-/// time. Returns:
+/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// blocked call. Returns:
 /// - `DLOCK_OK`: see `locked_by_me`.
-/// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`,
-///   `DLOCK_ERR_PANIC`: as from dlock_lock_is_locked().
+/// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
+///   dlock_lock_is_locked().
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `locked_by_me` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_lock_is_locked_by_me(
@@ -244,11 +246,11 @@ pub unsafe extern "C" fn dlock_lock_is_locked_by_me(
 /// `exists` gets whether anybody does; `owner` the owner id (see dlock_lock_id()) of the handle that does, or an empty
 /// text. The answer may be out of date on arrival.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
-/// time. Returns:
+/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// blocked call. Returns:
 /// - `DLOCK_OK`: see `exists` and `owner`.
 /// - `DLOCK_ERR_LOCKER`: the server answered with an error, or the key was set by another program and names no UUID.
-/// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_BUSY`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
+/// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
 ///   dlock_lock_is_locked().
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock`, `exists` or `owner` is NULL.
 ///
@@ -349,7 +351,8 @@ pub unsafe extern "C" fn dlock_lock_remaining_ms(
     }
 }
 
-/// Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; at least 100.
+/// Sets the lease of the lock held to `lease_ms` milliseconds from now, for later renewals too; from 100 to a year.
+/// A new acquisition has the locker's lease again.
 ///
 /// A shorter lease than before shortens what dlock_lock_remaining_ms() says, not what the server keeps.
 ///
@@ -377,7 +380,8 @@ pub unsafe extern "C" fn dlock_lock_extend(
 /// Ends the acquire call, blocked or submitted, that is under way on this handle: it answers `DLOCK_ERR_CANCELLED`. A
 /// lock handed over in that very instant is handed on. Where nothing is blocked this does nothing, now or later.
 ///
-/// During a round trip the call ends when the reply is there.
+/// During a round trip the call ends when the reply is there. Releases and questions are not cancelled; they end by
+/// themselves, within the response timeout.
 ///
 /// Never blocks. Any thread: this is the call to make beside a blocked one. Returns:
 /// - `DLOCK_OK`
@@ -391,12 +395,12 @@ pub unsafe extern "C" fn dlock_lock_cancel(lock: Option<&dlock_lock>, err: *mut 
 }
 
 /// Asks for an event of kind `DLOCK_EVENT_LOST` in `queue` whenever this handle loses the lock that it holds: one for
-/// each acquisition lost, with `user_data`, until the handle or the queue is freed.
+/// each acquisition lost, with `user_data`, until the handle or the queue is freed. A lock that is released, or whose
+/// locker is closed, is not lost. A handle has one watch: a later call replaces it.
 ///
-/// Never blocks. Any thread, one at a time. Returns:
+/// Never blocks. Any thread. Returns:
 /// - `DLOCK_OK`
 /// - `DLOCK_ERR_CLOSED`: the locker is closed.
-/// - `DLOCK_ERR_BUSY`: another call is using this handle.
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `queue` is NULL, or they belong to different lockers.
 /// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]

@@ -18,7 +18,8 @@ pub struct dlock_locker(pub(super) Locker);
 ///
 /// Never blocks. Any thread. Returns:
 /// - `DLOCK_OK`
-/// - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL, or the options contradict each other.
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `out` is NULL.
+/// - `DLOCK_ERR_LOCKER`: the system has no descriptor left.
 /// - `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_locker_new(
@@ -46,8 +47,7 @@ pub unsafe extern "C" fn dlock_locker_new(
 ///
 /// Blocks for the releases, at most one response timeout. Any thread, also while others use the locker, its locks or
 /// its queues. Returns:
-/// - `DLOCK_OK`
-/// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`: closed, but a held lock could not be released; its lease ends it.
+/// - `DLOCK_OK`: closed. A lock that could not be released in that time is ended by its lease.
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` is NULL.
 /// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]

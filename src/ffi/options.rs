@@ -76,7 +76,7 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// Sets the server by a URL. The text is copied.
 ///
 /// - `redis://[user:password@]host[:port][/db]`: TCP.
-/// - `redis+unix:///path/to/socket`: a unix socket.
+/// - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
 ///
@@ -85,7 +85,8 @@ pub unsafe extern "C" fn dlock_options_set_port(
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
-/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above.
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above (`rediss://`
+///   needs TLS, which this version does not have).
 /// - `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_options_set_url(
@@ -97,7 +98,8 @@ pub unsafe extern "C" fn dlock_options_set_url(
     unsafe { guard::call(err, || given("options", options)?.0.set_url(text("url", url)?)) }
 }
 
-/// Sets how long the server keeps a lock that is not renewed, in milliseconds: at least 100; 30,000 if never set.
+/// Sets how long the server keeps a lock that is not renewed, in milliseconds: from 100 to a year; 30,000 if
+/// never set.
 ///
 /// This is how long others wait for a holder that crashed.
 ///
@@ -133,7 +135,8 @@ pub unsafe extern "C" fn dlock_options_set_auto_renew(
     unsafe { guard::call(err, || given("options", options)?.0.set_auto_renew(auto_renew)) }
 }
 
-/// Sets how long one attempt to connect may take, in milliseconds: at least 1; 5,000 if never set.
+/// Sets how long one attempt to connect may take, the look-up of the name included, in milliseconds: from 1 to a day;
+/// 5,000 if never set.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
@@ -149,8 +152,8 @@ pub unsafe extern "C" fn dlock_options_set_connect_timeout_ms(
     unsafe { guard::call(err, || given("options", options)?.0.set_connect_timeout_ms(timeout_ms)) }
 }
 
-/// Sets how long the server may take to answer before the connection counts as lost, in milliseconds: at least 1;
-/// 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
+/// Sets how long the server may take to answer before the connection counts as lost, in milliseconds: from 1
+/// to a day; 5,000 if never set. Calls without a deadline of their own also try this long to reconnect.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`

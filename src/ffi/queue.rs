@@ -56,7 +56,8 @@ pub extern "C" fn dlock_queue_free(queue: Option<Box<dlock_queue>>) {
 /// `token` the fencing token of the lock acquired.
 ///
 /// This holds for every dlock_submit function: a submission that returned `DLOCK_OK` ends in exactly one event, any
-/// other in none. Until the event is there the handle is in use. The event may be there before this returns.
+/// other in none. Until the event of an acquire or a release is there, the handle is in use. The event may be there
+/// before this returns.
 ///
 /// Never blocks. Any thread, one at a time for a lock. Returns:
 /// - `DLOCK_OK`: submitted.
@@ -95,8 +96,8 @@ pub unsafe extern "C" fn dlock_submit_try_acquire(
     unsafe { guard::call(err, || given("queue", queue)?.0.submit_try_acquire(&given("lock", lock)?.0, user_data)) }
 }
 
-/// Starts what dlock_lock_acquire_retry_backoff() does, and returns at once: `retries` after waits of 1, 2, 4, … times
-/// `initial_backoff_ms` milliseconds.
+/// Starts what dlock_lock_acquire_retry_backoff() does, with the same `retries` and `initial_backoff_ms`
+/// (milliseconds), and returns at once.
 ///
 /// The event is of kind `DLOCK_EVENT_ACQUIRE_RETRY_BACKOFF`, with `user_data`; its `token` is the fencing token of the
 /// lock acquired.

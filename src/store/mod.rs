@@ -197,7 +197,8 @@ pub trait Store: Send + Sync {
     /// at most for the connect and response timeouts.
     fn connect(&self, highest_token: u64) -> Result<Box<dyn Connection>, Unreachable>;
     /// Connects and subscribes to `channel`; returns when the server confirmed it. Blocks likewise.
-    fn subscribe(&self, channel: &str, wake: Arc<dyn Fn() + Send + Sync>) -> Result<Box<dyn Subscription>, Unreachable>;
+    fn subscribe(&self, channel: &str, wake: Arc<dyn Fn() + Send + Sync>)
+    -> Result<Box<dyn Subscription>, Unreachable>;
     /// The store's address for messages, without secrets.
     fn address(&self) -> &str;
 }

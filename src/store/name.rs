@@ -21,7 +21,10 @@ impl Name {
             }
             if text.len() > NAME_MAX_BYTES {
                 let n = text.len();
-                return Err(Error::new(Status::InvalidArgument, format!("{what}: {n} bytes, at most {NAME_MAX_BYTES}")));
+                return Err(Error::new(
+                    Status::InvalidArgument,
+                    format!("{what}: {n} bytes, at most {NAME_MAX_BYTES}"),
+                ));
             }
         }
         if group.contains(':') {

@@ -19,30 +19,43 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts one; waits until it answers.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_program(&Self::default_program(), arguments)
+    }
+
+    /// The program that [`start`](Self::start) starts.
+    pub fn default_program() -> PathBuf {
+        std::env::var_os("DLOCK_TEST_SERVER").unwrap_or_else(|| "redis-server".into()).into()
+    }
+
+    /// Starts that program; waits until it answers.
+    pub fn start_program(program: &Path, arguments: &[&str]) -> Self {
         // A port that was free a moment ago may be taken by another test: try again then.
         for _ in 0..10 {
-            if let Some(server) = Self::try_start(arguments) {
+            if let Some(server) = Self::try_start(program, arguments) {
                 return server;
             }
         }
-        panic!("the server does not start with {arguments:?}");
+        panic!("{} does not start with {arguments:?}", program.display());
     }
 
-    fn try_start(arguments: &[&str]) -> Option<Self> {
+    fn try_start(program: &Path, arguments: &[&str]) -> Option<Self> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("dlock-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory for the server");
         let port = free_port();
-        let binary = std::env::var_os("DLOCK_TEST_SERVER").unwrap_or_else(|| "redis-server".into());
-        let child = Command::new(binary)
+        let child = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--dir", directory.to_str().unwrap(), "--unixsocket", directory.join("s").to_str().unwrap()])
+            .args(["--repl-diskless-sync-delay", "0"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("a server binary: set DLOCK_TEST_SERVER or put redis-server on the PATH");
+            .unwrap_or_else(|error| {
+                let program = program.display();
+                panic!("{program}: {error}; set DLOCK_TEST_SERVER or put redis-server on the PATH")
+            });
         let password = arguments.iter().position(|a| *a == "--requirepass").map(|i| arguments[i + 1].to_owned());
         let mut server = RedisServer { child, directory, port, password };
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -186,6 +186,12 @@ impl MemoryServer {
             .collect()
     }
 
+    /// How long the queue under that waiters' key has to live; `None` where there is none.
+    pub fn queue_life_ms(&self, now_us: u64, waiters: &str) -> Option<u64> {
+        let queue = self.queues.get(waiters).filter(|queue| now_us < queue.expires_us)?;
+        remaining_ms(now_us, Some(queue.expires_us))
+    }
+
     /// How many locks and queues are stored, those included that expired and were not yet forgotten.
     pub fn stored(&self) -> usize {
         self.keys.len() + self.queues.len()

@@ -44,11 +44,12 @@ impl Encoder {
                 resp::number(out, lease_ms);
             }
             Op::Release { leave } => {
-                call(out, &scripts.release, with_text, &all, 4);
+                call(out, &scripts.release, with_text, &all, if leave { 3 } else { 2 });
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
-                resp::bytes(out, request.seat.channel.as_bytes());
-                resp::bytes(out, if leave { b"leave" } else { b"release" });
+                if leave {
+                    resp::bytes(out, b"leave");
+                }
             }
             Op::Leave { lease_ms } => {
                 call(out, &scripts.leave, with_text, &all, 3);
@@ -190,10 +191,11 @@ pub fn parse_acquisition(text: &str) -> Option<Acquisition> {
     if text.bytes().any(|b| b.is_ascii_uppercase()) { None } else { Acquisition::parse(text) }
 }
 
-/// The answer of a script.
+/// The answer of a script: a word, or an array that begins with one.
 fn answered(value: &Value) -> Result<Reply, Unexpected> {
     let parts = match value {
         Value::Array(parts) => &parts[..],
+        Value::Bulk(_) => std::slice::from_ref(value),
         Value::Error(text) => return Ok(Reply::Error(classify(text))),
         _ => return Err(Unexpected),
     };

@@ -10,7 +10,7 @@ use super::error::has_code;
 use super::resp::{self, Value};
 use super::scripts::Scripts;
 use super::socket::{Received, Socket};
-use crate::store::{Connection, Reply, Request, RequestId, Unreachable};
+use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, Unreachable};
 
 /// A request whose reply has not come.
 struct InFlight {
@@ -32,6 +32,8 @@ pub struct RedisConnection {
     out: Vec<u8>,
     sent: usize,
     input: Vec<u8>,
+    /// So much of what comes belongs to a value too long to be kept.
+    skip: usize,
     in_flight: VecDeque<InFlight>,
     dead: Option<Unreachable>,
 }
@@ -47,6 +49,7 @@ impl RedisConnection {
             out: Vec::new(),
             sent: 0,
             input: Vec::new(),
+            skip: 0,
             in_flight: VecDeque::new(),
             dead: None,
         }
@@ -81,6 +84,13 @@ impl RedisConnection {
         let input = std::mem::take(&mut self.input);
         let mut at = 0;
         let result = loop {
+            let skipped = self.skip.min(input.len() - at);
+            self.skip -= skipped;
+            at += skipped;
+            if let Some(length) = self.take_oversized(&input[at..], replies) {
+                self.skip = length;
+                continue;
+            }
             match resp::parse(&input[at..]) {
                 Ok(None) => break Ok(()),
                 Ok(Some((value, length))) => {
@@ -95,6 +105,15 @@ impl RedisConnection {
         self.input = input;
         self.input.drain(..at);
         result
+    }
+
+    /// A foreign program's value may be of any size; it is not ours, which is all that an inspection needs to know.
+    fn take_oversized(&mut self, input: &[u8], replies: &mut Vec<(RequestId, Reply)>) -> Option<usize> {
+        let front = self.in_flight.front().filter(|front| front.request.op == Op::Inspect)?;
+        let (length, all) = resp::oversized(input)?;
+        replies.push((front.id, Reply::Holder(Holder::Foreign(Some(format!("(a value of {length} bytes)"))))));
+        self.in_flight.pop_front();
+        Some(all)
     }
 
     fn take(&mut self, value: &Value, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {

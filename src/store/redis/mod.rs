@@ -119,7 +119,11 @@ impl Store for RedisStore {
         Ok(Box::new(connection::RedisConnection::new(socket, address, timeout, Arc::clone(&self.scripts))))
     }
 
-    fn subscribe(&self, channel: &str, _wake: Arc<dyn Fn() + Send + Sync>) -> Result<Box<dyn Subscription>, Unreachable> {
+    fn subscribe(
+        &self,
+        channel: &str,
+        _wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Box<dyn Subscription>, Unreachable> {
         let (socket, left_over) = handshake::for_messages(&self.config, channel)?;
         Ok(Box::new(subscription::RedisSubscription::new(socket, self.address.as_str().into(), channel, left_over)))
     }

@@ -57,6 +57,14 @@ pub fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     }
 }
 
+/// If `input` begins with a bulk string that is longer than is accepted: its length, and how many bytes it takes in all.
+pub fn oversized(input: &[u8]) -> Option<(usize, usize)> {
+    let end = input.iter().take(24).position(|&b| b == b'\n')?;
+    let length = integer(input[..end].strip_prefix(b"$")?.strip_suffix(b"\r")?).ok()?;
+    let length = usize::try_from(length).ok().filter(|&n| n > MAX_BULK)?;
+    Some((length, (end + 3).checked_add(length)?))
+}
+
 /// One reply, borrowed from the input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
@@ -222,6 +230,9 @@ mod tests {
         ] {
             assert!(parse(wire).is_err(), "{:?}", String::from_utf8_lossy(wire));
         }
+        assert_eq!(oversized(b"$1048577\r\nabc"), Some((1_048_577, 1_048_577 + 12)));
+        assert_eq!(oversized(b"$1048577\r"), None, "not yet");
+        assert_eq!(oversized(b"$1048576\r\n"), None);
         let mut endless = vec![b'a'; MAX_LINE + 1];
         endless[0] = b'+';
         assert!(parse(&endless).is_err());

@@ -41,7 +41,7 @@ fn scripts_are_called_by_hash_and_resent_by_text() {
     assert_eq!(arguments(join, false), expected);
     let release = arguments(Op::Release { leave: true }, true);
     assert_eq!(release[..2], ["EVAL".to_owned(), scripts.release.body.to_owned()]);
-    assert_eq!(release[6..], [&acquisition, &member, "chan@nel", "leave"].map(str::to_owned));
+    assert_eq!(release[6..], [&acquisition, &member, "leave"].map(str::to_owned));
     assert_eq!(arguments(Op::Renew { lease_ms: 1 }, false)[2..5], ["2".to_owned(), "g:n".to_owned(), queue]);
     assert_eq!(arguments(Op::Inspect, false), ["GET", "g:n"]);
 }
@@ -113,7 +113,7 @@ fn answers_of_the_scripts() {
         said("*2\r\n$8\r\nunqueued\r\n$24\r\n@user_script: 9: -OOM no\r\n"),
         Ok(Reply::Unqueued { error: full })
     );
-    assert_eq!(said("*1\r\n$7\r\nnotmine\r\n"), Ok(Reply::NotMine(Holder::Nobody)));
+    assert_eq!(said("$7\r\nnotmine\r\n"), Ok(Reply::NotMine(Holder::Nobody)));
     assert_eq!(said("*2\r\n$7\r\nnotmine\r\n$-1\r\n"), Ok(Reply::NotMine(Holder::Foreign(None))));
     let wire = format!("*3\r\n$4\r\nnext\r\n$39\r\n{acquisition}\r\n$2\r\n43\r\n");
     assert_eq!(said(&wire), Ok(Reply::Released { next: Some(HandOff { acquisition, token: 43 }) }));

@@ -2,7 +2,7 @@
 -- Keys: 1 the lock, 2 its queue, 3 the fence counter.
 -- Arguments: 1 owner id, 2 attempt, 3 lease in ms, 4 queue member, 5 place or 0, 6 '1' to queue or '0'.
 -- Answers {'taken', token}, {'held', pttl}, {'queued', place, pttl, waiters}, {'unqueued', error}, {'foreign', pttl},
--- {'stale'}, or an error. Needs draw.lua before it.
+-- 'stale', or an error. Needs draw.lua before it.
 local key, queue, counter = KEYS[1], KEYS[2], KEYS[3]
 local owner, attempt, lease, member, place = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
@@ -23,7 +23,7 @@ if held then
   if not its_owner then return {'foreign', pttl} end
   if its_owner == owner then
     -- Compared as text: attempts may exceed what a Lua number holds exactly.
-    if #its_attempt > #attempt or (#its_attempt == #attempt and its_attempt > attempt) then return {'stale'} end
+    if #its_attempt > #attempt or (#its_attempt == #attempt and its_attempt > attempt) then return 'stale' end
     if its_attempt == attempt then lease = math.max(lease, pttl) end
   else
     if ARGV[6] ~= '1' then return {'held', pttl} end
