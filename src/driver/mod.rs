@@ -342,16 +342,10 @@ impl Driver {
                     }
                     Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
                     Action::Lost { tag, token, error } => {
-                        if let Tag::Queue(mailbox, user_data, _) = tag {
+                        if let Tag::Queue(mailbox, user_data, handle) = tag {
                             let kind = EventKind::Lost;
-                            mailbox.post(Event {
-                                user_data,
-                                kind,
-                                error: Some(error),
-                                flag: false,
-                                token,
-                                owner: None,
-                            });
+                            let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
+                            mailbox.post(handle, event);
                         }
                     }
                     Action::Connect => self.connect_in_background(0),
@@ -402,10 +396,11 @@ impl Driver {
         match tag {
             Tag::Slot(slot) => slot.complete(result),
             Tag::Queue(mailbox, user_data, handle) => {
-                let acquired = matches!(result, Ok(Answer::Acquired { .. }));
-                if !mailbox.post(Event::new(user_data, operation, result)) && acquired {
+                let event = Event::new(user_data, operation, result);
+                let token = event.token;
+                if !mailbox.post(handle, event) && token != 0 {
                     // The queue is gone: hand the lock on.
-                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle));
+                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle, token));
                     self.ensure_background();
                 }
             }
@@ -635,8 +630,8 @@ impl Driver {
         for (operation, tag) in guard.engine.abandon() {
             match tag {
                 Tag::Slot(slot) => slot.complete(Err(damaged())),
-                Tag::Queue(mailbox, user_data, _) => {
-                    mailbox.post(Event::new(user_data, operation, Err(damaged())));
+                Tag::Queue(mailbox, user_data, handle) => {
+                    mailbox.post(handle, Event::new(user_data, operation, Err(damaged())));
                 }
             }
         }
