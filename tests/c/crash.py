@@ -40,6 +40,12 @@ def end_all(*all_agents):
         agent.end()
 
 
+def subscribed(server, count):
+    """Waits until that many clients are subscribed: until the server has noticed who is gone, and who is there."""
+    eventually(lambda: server.command("CLIENT", "LIST", "TYPE", "pubsub").count(b"\n") == count, 5,
+               f"not {count} clients subscribed")
+
+
 # Holders and waiters that die.
 
 def holder_killed():
@@ -63,6 +69,7 @@ def waiter_killed():
         waiting(first)
         waiting(second)
         first.kill()
+        subscribed(server, 1)
         holder.ok("release")
         served(second, SLACK)
         end_all(holder, second)
@@ -70,17 +77,18 @@ def waiter_killed():
 
 
 def many_waiters_killed():
-    """More dead waiters than one release looks at (32), all in one process group and gone at once."""
+    """More dead waiters than one release looks at (32)."""
     with Server() as server:
         holder, last = agents(server, 2)
         holder.ok("acquire")
         dead = agents(server, 40)
         for agent in dead:
             agent.send("cycle")
-        time.sleep(1)
+        subscribed(server, 40)
         waiting(last)
         for agent in dead:
             agent.kill()
+        subscribed(server, 1)
         holder.ok("release")
         served(last, 2 * SLACK)
         end_all(holder, last)
@@ -144,7 +152,7 @@ def restart(server):
 
 def resubscribed(server):
     """All four waiters' subscriptions are up again, and what follows a new subscription has had its time."""
-    eventually(lambda: server.command("CLIENT", "LIST", "TYPE", "pubsub").count(b"\n") >= 4, 5, "not subscribed again")
+    subscribed(server, 4)
     time.sleep(0.3)
 
 
