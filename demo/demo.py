@@ -291,8 +291,8 @@ def show(contest, findings):
     after = turns[turns.index(killed[0]) + 1:] if killed else []
     if after:
         waited = after[0].held - killed[0].freed
-        print(f"\n{drawing.cross} {labels[killed[0].contender]} was killed (SIGKILL) while it held the lock. Its lease of "
-              f"{LEASE_MS / 1000:g} s ended it: {labels[after[0].contender]} held the lock {duration(waited)} later.")
+        print(f"\n{drawing.cross} {labels[killed[0].contender]} was killed (SIGKILL) while it held the lock. Its lease "
+              f"of {LEASE_MS / 1000:g} s ended it: {labels[after[0].contender]} held the lock {duration(waited)} later.")
     middle = (after or turns)[len(after or turns) // 2].held
     window = 150_000_000
     print(f"\nA closer look at {duration(window)} of it:\n")

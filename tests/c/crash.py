@@ -1,5 +1,5 @@
-"""The worst days: holders and waiters killed or stopped, servers restarted, flushed, silent, refusing. Each check drives
-agents (agent.c) against a server of its own. Knows the library only through the C ABI.
+"""The worst days: holders and waiters killed or stopped, servers restarted, flushed, silent, refusing. Each check
+drives agents (agent.c) against a server of its own. Knows the library only through the C ABI.
 """
 
 import os
@@ -157,8 +157,8 @@ def resubscribed(server):
 
 
 def while_waiting(disturb, keeps_lock, ordered=False):
-    """Four waiters in four processes; all are served, each with a token of its own. `ordered`: first come, first served,
-    which is promised while the waiters can be reached."""
+    """Four waiters in four processes; all are served, each with a token of its own. `ordered`: first come, first
+    served, which is promised while the waiters can be reached."""
     with Server() as server:
         holder, *waiters = agents(server, 5)
         holder.ok("acquire")
@@ -288,7 +288,7 @@ def foreign_key(server, kind):
 # Servers that refuse.
 
 def scripted_server(reply):
-    """A server that answers every command, or whatever else is sent, with `reply`; None: it accepts and never answers."""
+    """A server that answers every command, or whatever else is sent, with `reply`; None: never."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(16)

@@ -149,7 +149,8 @@ int main(int argc, char **argv) {
     }
     report(ended, "threads: both processes end by themselves");
     report(shared->errors == 0, "threads: no call fails");
-    report(shared->acquisitions >= shared->wanted && all_took_part, "threads: all acquisitions made, by all 16 threads");
+    report(shared->acquisitions >= shared->wanted && all_took_part,
+           "threads: all acquisitions made, by all 16 threads");
     report(shared->overlaps == 0, "threads: never two holders");
     report(shared->falling_tokens == 0, "threads: tokens strictly growing in the order of holding");
     bool good = ended && shared->errors == 0 && shared->acquisitions >= shared->wanted && all_took_part &&
