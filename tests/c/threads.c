@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "check.h"
+#include <sched.h>
 #include <sys/mman.h>
 
 enum { PROCESSES = 2, THREADS = 8 };
@@ -45,6 +46,7 @@ static void critical_section(uint64_t me, uint64_t token) {
     }
     __atomic_fetch_add(&shared->acquisitions, 1, __ATOMIC_SEQ_CST);
     shared->per_thread[me - 1]++;
+    sched_yield(); /* Long enough that a second holder would come in. */
     if (__atomic_exchange_n(&shared->holder, 0, __ATOMIC_SEQ_CST) != me) {
         __atomic_fetch_add(&shared->overlaps, 1, __ATOMIC_SEQ_CST);
     }
