@@ -17,8 +17,19 @@
 #include "bench.h"
 
 #define LEASE "30000"
+/* Who holds: new with each acquisition, as it must be; `next_value` counts up in its last digits. */
+#define VALUE "0f8fad5b-d9cb-469f-a165-70867728950e:10000"
 #define CLASSIC_RELEASE \
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end"
+
+/* `value` is a VALUE, or points at one within a command. */
+static inline void next_value(char *value)
+{
+    char *digit = value + sizeof VALUE - 2;
+    while (*digit == '9')
+        *digit-- = '0';
+    ++*digit;
+}
 
 /* --- a bare socket --- */
 
@@ -141,27 +152,31 @@ static inline long bare_number(const char *reply)
 
 struct bare_classic {
     struct bare *bare;
-    char lock[512], unlock[512], ping[64];
+    char lock[512], unlock[512], ping[64], *lock_value, *unlock_value;
     size_t lock_length, unlock_length, ping_length;
 };
 
-static inline struct bare_classic *bare_classic_open(const char *port, const char *key, const char *value)
+static inline struct bare_classic *bare_classic_open(const char *port, const char *key)
 {
     struct bare_classic *c = must_alloc(1, sizeof *c);
     char sha[41];
     c->bare = bare_open(port);
     bare_load(c->bare, CLASSIC_RELEASE, sha);
-    const char *lock[] = {"SET", key, value, "NX", "PX", LEASE}, *unlock[] = {"EVALSHA", sha, "1", key, value};
+    const char *lock[] = {"SET", key, VALUE, "NX", "PX", LEASE}, *unlock[] = {"EVALSHA", sha, "1", key, VALUE};
     const char *ping[] = {"PING"};
     c->lock_length = resp_command(c->lock, sizeof c->lock, 6, lock);
     c->unlock_length = resp_command(c->unlock, sizeof c->unlock, 5, unlock);
     c->ping_length = resp_command(c->ping, sizeof c->ping, 1, ping);
+    c->lock_value = strstr(c->lock, VALUE);
+    c->unlock_value = strstr(c->unlock, VALUE);
     return c;
 }
 
 static inline void bare_classic_pair(void *state)
 {
     struct bare_classic *c = state;
+    next_value(c->lock_value);
+    next_value(c->unlock_value);
     bare_send(c->bare, c->lock, c->lock_length);
     bare_receive(c->bare, 1);
     if (*c->bare->in != '+')
@@ -193,14 +208,14 @@ struct classic {
     char key[64], value[64], sha[41];
 };
 
-static inline struct classic *classic_open(const char *port, const char *key, const char *value)
+static inline struct classic *classic_open(const char *port, const char *key)
 {
     struct classic *c = must_alloc(1, sizeof *c);
     c->context = redisConnect("127.0.0.1", atoi(port));
     if (!c->context || c->context->err)
         die("hiredis cannot connect to port %s", port);
     snprintf(c->key, sizeof c->key, "%s", key);
-    snprintf(c->value, sizeof c->value, "%s", value);
+    snprintf(c->value, sizeof c->value, "%s", VALUE);
     redisReply *reply = redisCommand(c->context, "SCRIPT LOAD %s", CLASSIC_RELEASE);
     if (!reply || reply->type != REDIS_REPLY_STRING)
         die("SCRIPT LOAD by hiredis failed");
@@ -213,6 +228,7 @@ static inline struct classic *classic_open(const char *port, const char *key, co
 static inline void classic_pair(void *state)
 {
     struct classic *c = state;
+    next_value(c->value);
     const char *lock[] = {"SET", c->key, c->value, "NX", "PX", LEASE};
     const char *unlock[] = {"EVALSHA", c->sha, "1", c->key, c->value};
     redisReply *reply = redisCommandArgv(c->context, 6, lock, NULL);

@@ -10,8 +10,6 @@
 
 enum { ROUNDS = 40, PAIRS = 250, CONTENDERS = 5 };
 
-static const char VALUE[] = "0f8fad5b-d9cb-469f-a165-70867728950e:1";
-
 struct contender {
     const char *name;
     void (*pair)(void *);
@@ -31,7 +29,7 @@ static void dlock_pair(void *state)
 
 struct own_commands {
     struct bare *bare;
-    char lock[1024], unlock[1024];
+    char lock[1024], unlock[1024], *lock_value, *unlock_value, *member;
     size_t lock_length, unlock_length;
 };
 
@@ -50,7 +48,7 @@ static struct own_commands *own_commands_open(const char *port, const char *scri
     struct own_commands *c = must_alloc(1, sizeof *c);
     char sha[41], *text = read_file(script);
     const char *key = "bench:own", *queue = ":dlock:wait:{0}:bench:own", *fence = ":dlock:fence";
-    const char *member = "0f8fad5b-d9cb-469f-a165-70867728950e:1@3000@:dlock:channel:0f8fad5bd9cb469fa16570867728950e";
+    const char *member = VALUE "@3000@:dlock:channel:0f8fad5bd9cb469fa16570867728950e";
     c->bare = bare_open(port);
     bare_load(c->bare, text, sha);
     free(text);
@@ -62,12 +60,18 @@ static struct own_commands *own_commands_open(const char *port, const char *scri
     at += resp_command(c->lock + at, sizeof c->lock - at, 1, exec);
     c->lock_length = at;
     c->unlock_length = resp_command(c->unlock, sizeof c->unlock, 8, unlock);
+    c->lock_value = strstr(c->lock, VALUE);
+    c->unlock_value = strstr(c->unlock, VALUE);
+    c->member = strstr(c->unlock_value + 1, VALUE);
     return c;
 }
 
 static void own_commands_pair(void *state)
 {
     struct own_commands *c = state;
+    next_value(c->lock_value);
+    next_value(c->unlock_value);
+    next_value(c->member);
     bare_send(c->bare, c->lock, c->lock_length);
     bare_receive(c->bare, 4);
     if (!strstr(c->bare->in, "*2\r\n+OK"))
@@ -106,12 +110,12 @@ static int against_redis(const char *port, const char *script)
     redis_url(url, sizeof url, port);
     dlock_locker *locker = open_locker(url);
     dlock_lock *lock = open_lock(locker, "pair");
-    struct classic *classic = classic_open(port, "bench:classic", VALUE);
+    struct classic *classic = classic_open(port, "bench:classic");
     struct contender contenders[CONTENDERS] = {
         {.name = "dlock", .pair = dlock_pair, .state = lock},
         {.name = "classic", .pair = classic_pair, .state = classic},
         {.name = "pings", .pair = classic_pings, .state = classic},
-        {.name = "bare", .pair = bare_classic_pair, .state = bare_classic_open(port, "bench:bare", VALUE)},
+        {.name = "bare", .pair = bare_classic_pair, .state = bare_classic_open(port, "bench:bare")},
         {.name = "own", .pair = own_commands_pair, .state = own_commands_open(port, script)},
     };
     for (int i = 0; i < CONTENDERS; i++) {

@@ -91,7 +91,7 @@ static void own_locks(dlock_locker *locker, const char *port, int count)
         snprintf(name, sizeof name, "own-%d", i);
         ours[i] = (struct worker){.pair = dlock_pair, .state = open_lock(locker, name)};
         snprintf(name, sizeof name, "bench:classic-%d", i);
-        theirs[i] = (struct worker){.pair = classic_pair, .state = classic_open(port, name, name)};
+        theirs[i] = (struct worker){.pair = classic_pair, .state = classic_open(port, name)};
     }
     run(ours, count, work, BLOCK_MS / 3);
     run(theirs, count, work, BLOCK_MS / 3);
