@@ -84,6 +84,8 @@ pub(super) struct Core<T> {
     /// How many handles and jobs have something to send while the command link is down.
     pub needing: usize,
     link: Link,
+    /// Has the renewal lane a connection of its own? (Without, renewals go out on the command lane.)
+    pub renewal_up: bool,
     link_delay: Time,
     pub subscription: Subscription,
     subscribe_at: Time,
@@ -116,6 +118,7 @@ impl<T: Clone> Core<T> {
             waiting: 0,
             polling: 0,
             link: Link::Down { again_at: 0 },
+            renewal_up: false,
             needing: 0,
             link_delay: 0,
             subscription: Subscription::Down,
@@ -133,7 +136,12 @@ impl<T: Clone> Core<T> {
 
     // --- requests ---
 
-    /// Sends a request. The command link must be up.
+    /// May a renewal be sent?
+    pub fn can_renew(&self) -> bool {
+        self.renewal_up || self.is_link_up()
+    }
+
+    /// Sends a request. Its lane must be up.
     pub fn send(&mut self, now: Time, lane: Lane, who: Who, request: Request) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;

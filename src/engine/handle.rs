@@ -180,6 +180,10 @@ impl<T: Clone> Handle<T> {
         self.call.is_some()
     }
 
+    pub fn awaits_message(&self) -> bool {
+        matches!(self.phase, Phase::Subscribing | Phase::Waiting { .. })
+    }
+
     pub fn request(&self, op: Op) -> Request {
         let acquisition = Acquisition { owner: self.owner, attempt: self.attempt };
         Request { name: Arc::clone(&self.name), acquisition, seat: self.seat.clone(), op }
@@ -308,6 +312,11 @@ impl<T: Clone> Handle<T> {
         debug_assert!(self.request.is_none());
         self.retry_at = 0;
         if core.is_link_up() {
+            if matches!(self.phase, Phase::Releasing { in_time: true, repeated: false }) && now >= self.valid_until {
+                // Rule 10 counts from the first sending, not from the call.
+                self.phase = Phase::Releasing { in_time: false, repeated: false };
+                self.ended = Ended::Lost("its lease ran out before the release could be sent".to_string());
+            }
             self.wanted = None;
             self.exposed |= matches!(op, Op::Join { queue: true, .. });
             self.request = Some(core.send(now, Lane::Command, Who::Handle(self.id), self.request(op)));
@@ -318,9 +327,9 @@ impl<T: Clone> Handle<T> {
     }
 
     /// From now on, a call without a deadline has one response timeout.
-    fn trouble(&mut self, core: &Core<T>, now: Time) {
+    fn trouble(&mut self, core: &Core<T>, since: Time) {
         if self.give_up_at == Time::MAX {
-            self.give_up_at = now + core.config.response_timeout_ms * 1_000;
+            self.give_up_at = since + core.config.response_timeout_ms * 1_000;
         }
     }
 
@@ -330,6 +339,10 @@ impl<T: Clone> Handle<T> {
         {
             self.want(core, now, op);
         }
+        self.on_renewal_link(core, now);
+    }
+
+    pub fn on_renewal_link(&mut self, core: &mut Core<T>, now: Time) {
         if self.renewal_blocked && self.phase == Phase::Held {
             self.renew(core, now);
         }
@@ -343,13 +356,22 @@ impl<T: Clone> Handle<T> {
     }
 
     fn renew(&mut self, core: &mut Core<T>, now: Time) {
-        self.renewal_blocked = !core.is_link_up();
+        self.renewal_blocked = !core.can_renew();
         self.renew_at = Time::MAX;
         if !self.renewal_blocked {
             let request = self.request(Op::Renew { lease_ms: self.lease_ms });
             core.send(now, Lane::Renewal, Who::Handle(self.id), request);
             // A reply that does not come is not waited for: the next renewal goes out all the same.
-            self.renew_at = now + self.lease_ms * 1_000 / 3;
+            self.renew_at = self.renew_next(core, now);
+        }
+    }
+
+    /// When a renewal sent at `sent_at` is followed by another: also where renewal is off, until a claim is confirmed.
+    fn renew_next(&self, core: &Core<T>, sent_at: Time) -> Time {
+        match (self.unconfirmed, core.config.auto_renew) {
+            (true, _) => sent_at + self.seat.claim_ms * 1_000 / 3,
+            (false, true) => sent_at + self.lease_ms * 1_000 / 3,
+            (false, false) => Time::MAX,
         }
     }
 
@@ -362,6 +384,7 @@ impl<T: Clone> Handle<T> {
         self.request = None;
         if let Reply::Error(error) = &reply
             && error.class == ErrorClass::Retry
+            && !self.is_cancelled()
         {
             return self.retry_later(core, now, pending.request.op, error);
         }
@@ -393,9 +416,10 @@ impl<T: Clone> Handle<T> {
                 let valid_until = pending.sent_at + validity_us(lease_ms.min(self.lease_ms));
                 self.valid_until = self.valid_until.max(valid_until);
                 self.unconfirmed = false;
+                self.renew_at = self.renew_next(core, pending.sent_at);
             }
             Reply::NotMine(holder) => self.lose(core, now, &lost_to(&holder)),
-            _ => self.renew_at = self.renew_at.min(now + self.lease_ms * 1_000 / 12),
+            _ => self.renew_at = self.renew_at.min(now + self.seat.claim_ms * 1_000 / 12),
         }
     }
 
@@ -471,7 +495,8 @@ impl<T: Clone> Handle<T> {
             return self.end_cancelled(core, now);
         }
         if token >= TOKEN_FLOOR && now < valid_until {
-            let renew_at = if core.config.auto_renew { pending.sent_at + self.lease_ms * 1_000 / 3 } else { Time::MAX };
+            self.unconfirmed = false;
+            let renew_at = self.renew_next(core, pending.sent_at);
             return self.hold(core, token, valid_until, renew_at);
         }
         // Below the floor, or too late to be relied on: the number is dropped and drawn anew by joining (rules 2 and 5).
@@ -495,7 +520,6 @@ impl<T: Clone> Handle<T> {
         self.phase = Phase::Held;
         (self.token, self.valid_until, self.renew_at) = (token, valid_until, renew_at);
         self.exposed = false;
-        self.unconfirmed = false;
         self.renewal_blocked = false;
         self.wanted = None;
         self.give_up_at = Time::MAX;
@@ -562,9 +586,7 @@ impl<T: Clone> Handle<T> {
                 self.lease_ms = lease_ms;
                 self.unconfirmed = false;
                 self.valid_until = valid_until;
-                if core.config.auto_renew {
-                    self.renew_at = pending.sent_at + lease_ms * 1_000 / 3;
-                }
+                self.renew_at = self.renew_next(core, pending.sent_at);
                 if now >= valid_until {
                     return self.lose(core, now, "its lease ran out");
                 }
@@ -588,13 +610,18 @@ impl<T: Clone> Handle<T> {
 
     pub fn on_lost(&mut self, core: &mut Core<T>, now: Time, id: RequestId, pending: &Pending) {
         if self.request != Some(id) {
-            if matches!(pending.request.op, Op::Renew { .. }) && self.phase == Phase::Held {
+            let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
+            let wanted = self.unconfirmed || core.config.auto_renew;
+            if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
                 self.renew_at = now;
             }
             return;
         }
         self.request = None;
-        self.trouble(core, now);
+        // A server that is silent has had its response timeout when the connection is given up; a call that waits in the
+        // queue counts anew.
+        let waits = matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. });
+        self.trouble(core, if waits { now } else { pending.sent_at });
         if self.is_acquiring() {
             self.exposed = true;
         }
@@ -653,12 +680,9 @@ impl<T: Clone> Handle<T> {
             return true;
         }
         self.request = None; // a re-check in flight: its reply is not waited for
-        self.hold(core, token, valid_until, now);
         self.unconfirmed = true;
+        self.hold(core, token, valid_until, now);
         self.renew(core, now); // confirms the claim, also where renewal is off
-        if !core.config.auto_renew {
-            self.renew_at = Time::MAX;
-        }
         true
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Job<T> {
     /// Ends without an answer then: a lease later nothing is left to give up.
     until: Time,
     retry_at: Time,
+    /// A release's reply was lost; it may have named a waiter of this locker (rule 10).
+    repeated: bool,
     due: Time,
     needing: bool,
 }
@@ -77,7 +79,17 @@ impl<T: Clone> Core<T> {
     ) -> u64 {
         let id = self.next_job;
         self.next_job += 1;
-        let job = Job { request, asked, after, in_flight: None, until, retry_at: 0, due: Time::MAX, needing: false };
+        let job = Job {
+            request,
+            asked,
+            after,
+            in_flight: None,
+            until,
+            retry_at: 0,
+            repeated: false,
+            due: Time::MAX,
+            needing: false,
+        };
         self.jobs.insert(id, job);
         self.advance(now, id);
         id
@@ -125,12 +137,13 @@ impl<T: Clone> Core<T> {
         self.end_job(id, Some(Err(Error::new(Status::NotConnected, text))));
     }
 
-    pub fn job_lost(&mut self, now: Time, id: u64) {
+    pub fn job_lost(&mut self, now: Time, id: u64, pending: &Pending) {
         let response_timeout_us = self.config.response_timeout_ms * 1_000;
         if let Some(job) = self.jobs.get_mut(&id) {
             (job.after, job.in_flight) = (None, None);
+            job.repeated |= matches!(pending.request.op, Op::Release { .. });
             if job.asked.is_some() && job.until == Time::MAX {
-                job.until = now + response_timeout_us;
+                job.until = pending.sent_at + response_timeout_us;
             }
         }
         self.advance(now, id);
@@ -167,6 +180,11 @@ impl<T: Clone> Core<T> {
             Reply::Holder(holder) => {
                 let result = job.asked.as_ref().map(|(operation, _)| answer(*operation, &job.request, holder));
                 self.end_job(id, result);
+            }
+            Reply::NotMine(_) if job.repeated => {
+                let name = Arc::clone(&job.request.name);
+                self.end_job(id, None);
+                self.recheck_later(&name);
             }
             _ => self.end_job(id, None),
         }

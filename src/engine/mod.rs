@@ -260,7 +260,7 @@ impl<T: Clone> Engine<T> {
         for &id in ids {
             let Some(pending) = self.core.take_request(id) else { continue };
             match pending.who {
-                Who::Job(job) => self.core.job_lost(now, job),
+                Who::Job(job) => self.core.job_lost(now, job, &pending),
                 Who::Handle(handle) => {
                     if let Some(h) = self.handles.get_mut(&handle.0) {
                         h.on_lost(&mut self.core, now, id, &pending);
@@ -283,6 +283,18 @@ impl<T: Clone> Engine<T> {
             handle.arm(&mut self.core);
         }
         self.core.resume_jobs(now);
+        self.settle(now);
+    }
+
+    /// The renewal lane has a connection of its own, or no more.
+    pub fn renewal_link(&mut self, now: Time, up: bool) {
+        self.core.renewal_up = up;
+        if up {
+            for handle in self.handles.values_mut() {
+                handle.on_renewal_link(&mut self.core, now);
+                handle.arm(&mut self.core);
+            }
+        }
         self.settle(now);
     }
 
@@ -353,6 +365,16 @@ impl<T: Clone> Engine<T> {
     /// Is anything held, so that a renewal may be due before the runner is told anything else?
     pub fn holds_anything(&self) -> bool {
         self.core.held > 0
+    }
+
+    /// Does this handle wait for a message?
+    pub fn awaits_message(&self, id: HandleId) -> bool {
+        self.handles.get(&id.0).is_some_and(Handle::awaits_message)
+    }
+
+    /// Would a message matter now?
+    pub fn wants_messages(&self) -> bool {
+        self.core.waiting > 0 || !self.core.jobs.is_empty()
     }
 
     /// The highest token this locker has seen (rule 5).
