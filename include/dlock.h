@@ -688,7 +688,7 @@ dlock_status dlock_lock_owner(const dlock_lock *lock,
  * Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
  * - `DLOCK_OK`
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `id` is NULL.
- * - `DLOCK_ERR_PANIC`
+ * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  *
  */
 dlock_status dlock_lock_id(const dlock_lock *lock, char id[DLOCK_UUID_SIZE]);

@@ -84,7 +84,10 @@ pub(crate) struct Mailbox {
 #[derive(Default)]
 struct State {
     events: VecDeque<Event>,
-    closed: bool,
+    /// The queue was freed: nobody will see further events.
+    freed: bool,
+    /// The locker was closed: no further events will come.
+    ended: bool,
 }
 
 impl Mailbox {
@@ -95,7 +98,7 @@ impl Mailbox {
     /// False: the queue is gone, and nobody will see the event.
     pub(crate) fn post(&self, event: Event) -> bool {
         let mut state = self.state();
-        if state.closed {
+        if state.freed {
             return false;
         }
         if state.events.is_empty() {
@@ -105,6 +108,13 @@ impl Mailbox {
         drop(state);
         self.arrived.notify_one();
         true
+    }
+
+    /// The locker is closed: whoever waits is told, and the descriptor stays readable.
+    pub(crate) fn end(&self) {
+        self.state().ended = true;
+        self.signal.raise();
+        self.arrived.notify_all();
     }
 }
 
@@ -117,12 +127,10 @@ pub struct Queue {
 impl Queue {
     pub(crate) fn new(driver: Arc<Driver>) -> Result<Self> {
         driver.check_process()?;
-        if driver.read(|engine, _| engine.is_closed())? {
-            return Err(Error::new(Status::Closed, "the locker is closed"));
-        }
         let signal = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
-        let mailbox = Mailbox { state: Mutex::default(), arrived: Condvar::new(), signal };
-        Ok(Queue { driver, mailbox: Arc::new(mailbox) })
+        let mailbox = Arc::new(Mailbox { state: Mutex::default(), arrived: Condvar::new(), signal });
+        driver.register(&mailbox)?;
+        Ok(Queue { driver, mailbox })
     }
 
     pub(crate) fn tag(&self, lock: &Lock, user_data: u64) -> Result<Tag> {
@@ -179,7 +187,8 @@ impl Queue {
         self.submit(lock, Operation::Owner, user_data)
     }
 
-    /// Takes up to `capacity` finished operations; waits up to `timeout_ms` for the first. Empty at the timeout.
+    /// Takes up to `capacity` finished operations; waits up to `timeout_ms` for the first. Empty at the timeout;
+    /// `Closed` where the locker is closed and everything was taken.
     pub fn wait(&self, capacity: usize, timeout_ms: u64) -> Result<Vec<Event>> {
         self.driver.check_process()?;
         if capacity == 0 {
@@ -188,6 +197,9 @@ impl Queue {
         let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
         let mut state = self.mailbox.state();
         while state.events.is_empty() {
+            if state.ended {
+                return Err(Error::new(Status::Closed, "the locker is closed"));
+            }
             let now = Instant::now();
             let left = deadline.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
             if left.is_zero() {
@@ -199,7 +211,9 @@ impl Queue {
         let count = state.events.len().min(capacity);
         let events = state.events.drain(..count).collect();
         if state.events.is_empty() {
-            self.mailbox.signal.clear();
+            if !state.ended {
+                self.mailbox.signal.clear();
+            }
         } else {
             self.mailbox.arrived.notify_one(); // another thread may wait for the rest
         }
@@ -222,7 +236,7 @@ impl Drop for Queue {
         let mailbox = Arc::clone(&self.mailbox);
         let undelivered = {
             let mut state = mailbox.state();
-            state.closed = true;
+            state.freed = true;
             std::mem::take(&mut state.events)
         };
         drop(undelivered);

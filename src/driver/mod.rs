@@ -12,8 +12,8 @@ mod link;
 mod slot;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{JoinHandle, Thread};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::clock::{Signal, now};
@@ -33,7 +33,7 @@ const TURN_MAX_US: Time = 20_000;
 /// Near a call's deadline, this often.
 const TURN_CLOSE_US: Time = 5_000;
 /// A thread that waits for an answer looks this often whether the library has failed around it.
-const PARK: Duration = Duration::from_secs(1);
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Whom an operation's completion goes to.
 #[derive(Clone)]
@@ -51,8 +51,9 @@ struct Guarded {
     planned: Time,
     /// Was anything asked of the engine since the background thread looked last?
     used: bool,
-    /// Threads that wait until the engine is drained.
-    closers: Vec<Thread>,
+    /// Does anybody wait until the engine is drained?
+    closing: bool,
+    mailboxes: Vec<Weak<Mailbox>>,
 }
 
 /// Pings and a subscription on their way to the background thread, which owns the subscription.
@@ -71,6 +72,7 @@ pub struct Driver {
     response_timeout: Duration,
     lease_us: Time,
     guarded: Mutex<Guarded>,
+    drained: Condvar,
     links: [Link; COMMAND_LINKS + 1],
     /// One connect at a time; which of the links are being connected in the background.
     connecting: Mutex<()>,
@@ -97,8 +99,10 @@ impl Driver {
                 engine: Engine::new(config),
                 planned: Time::MAX,
                 used: false,
-                closers: Vec::new(),
+                closing: false,
+                mailboxes: Vec::new(),
             }),
+            drained: Condvar::new(),
             links: std::array::from_fn(|_| Link::new()),
             connecting: Mutex::new(()),
             link_asked: Default::default(),
@@ -168,10 +172,8 @@ impl Driver {
     }
 
     fn release_closers(&self, guard: &mut Guarded) {
-        if !guard.closers.is_empty() && guard.engine.is_drained() {
-            for closer in guard.closers.drain(..) {
-                closer.unpark();
-            }
+        if guard.closing && guard.engine.is_drained() {
+            self.drained.notify_all();
         }
     }
 
@@ -314,12 +316,11 @@ impl Driver {
                     Action::Send { lane, id, request } => {
                         let index = self.choose(lane, prefer);
                         match self.links[index].submit(id, request) {
-                            Ok(Submitted::Undriven) => {
-                                if undriven.is_some_and(|other| other != index) {
-                                    self.ensure_background();
-                                }
-                                undriven = Some(index);
+                            // Renewals are the background thread's, as is all that the calling thread won't drive.
+                            Ok(Submitted::Undriven) if index == RENEWAL || undriven.is_some_and(|u| u != index) => {
+                                self.ensure_background();
                             }
+                            Ok(Submitted::Undriven) => undriven = Some(index),
                             Ok(Submitted::Driven) => {
                                 if index == 0 && self.links[0].crowd() > 1 && !self.links[1].is_up() {
                                     self.connect_in_background(1);
@@ -468,8 +469,8 @@ impl Driver {
             self.release_closers(&mut guard);
             needs_background = self.needs_background(&guard, if waits { due } else { None });
         }
-        self.perform(actions, Some(index));
-        if needs_background {
+        let put = self.perform(actions, Some(index));
+        if needs_background || put.is_some_and(|put| put != index) {
             self.ensure_background();
         }
         match broken {
@@ -511,7 +512,7 @@ impl Driver {
 
     /// Runs an operation to its end on the calling thread.
     pub fn call(self: &Arc<Self>, handle: HandleId, operation: Operation) -> Result<Answer> {
-        let slot = Arc::new(Slot::new());
+        let slot = Arc::new(Slot::default());
         let tag = Tag::Slot(Arc::clone(&slot));
         let (started, link) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
         started?;
@@ -521,10 +522,10 @@ impl Driver {
                 if slot.is_done() {
                     // Answered without a round trip; what else was sent is the background thread's.
                     self.ensure_background();
-                } else if let Some(connection) = self.links[index].take(Some(&slot)) {
-                    if self.drive(index, connection, Some(&slot), due) {
-                        self.ensure_background();
-                    }
+                } else if let Some(connection) = self.links[index].take(Some(&slot))
+                    && self.drive(index, connection, Some(&slot), due)
+                {
+                    self.ensure_background();
                 }
             }
             if let Some(answer) = slot.take() {
@@ -532,8 +533,7 @@ impl Driver {
                 return answer;
             }
             self.look_after(None)?;
-            while !slot.is_done() && !slot.take_drive() {
-                std::thread::park_timeout(PARK);
+            while !slot.wait(LOOK_AROUND) {
                 drop(self.lock()?); // a defect elsewhere must not leave this call waiting
             }
         }
@@ -576,18 +576,26 @@ impl Driver {
     /// timeout.
     pub fn close(self: &Arc<Self>) -> Result<()> {
         self.ask(|engine, now| engine.close(now))?;
-        let until = now() + self.response_timeout.as_micros() as Time;
-        loop {
-            let mut guard = self.lock()?;
-            let left = until.saturating_sub(now());
-            if guard.engine.is_drained() || left == 0 {
-                return Ok(());
-            }
-            guard.closers.push(std::thread::current());
-            drop(guard);
-            self.ensure_background();
-            std::thread::park_timeout(Duration::from_micros(left));
+        self.ensure_background();
+        let mut guard = self.lock()?;
+        guard.closing = true;
+        for mailbox in guard.mailboxes.drain(..).filter_map(|mailbox| mailbox.upgrade()) {
+            mailbox.end();
         }
+        let limit = self.response_timeout;
+        let waited = self.drained.wait_timeout_while(guard, limit, |guarded| !guarded.engine.is_drained());
+        waited.map(drop).map_err(|_| damaged())
+    }
+
+    /// A queue's mailbox, to be ended when the locker is closed.
+    pub fn register(&self, mailbox: &Arc<Mailbox>) -> Result<()> {
+        let mut guard = self.lock()?;
+        if guard.engine.is_closed() {
+            return Err(Error::new(Status::Closed, "the locker is closed"));
+        }
+        guard.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
+        guard.mailboxes.push(Arc::downgrade(mailbox));
+        Ok(())
     }
 
     /// Closes, joins the threads, and closes the connections.

@@ -1,53 +1,58 @@
 //! Where the answer to a blocking call arrives, and how its thread is woken.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread::Thread;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::engine::Answer;
 use crate::error::Result;
 
-const DONE: u8 = 1;
-const DRIVE: u8 = 2;
-
 /// One blocking call.
+#[derive(Default)]
 pub struct Slot {
-    flags: AtomicU8,
-    answer: Mutex<Option<Result<Answer>>>,
-    thread: Thread,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    done: bool,
+    answer: Option<Result<Answer>>,
+    /// Its link has no driver any more: the waiting thread is asked to drive.
+    drive: bool,
 }
 
 impl Slot {
-    pub fn new() -> Self {
-        Slot { flags: AtomicU8::new(0), answer: Mutex::new(None), thread: std::thread::current() }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn complete(&self, answer: Result<Answer>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-        self.flags.fetch_or(DONE, Ordering::Release);
-        if self.thread.id() != std::thread::current().id() {
-            self.thread.unpark();
-        }
+        let mut state = self.state();
+        (state.done, state.answer) = (true, Some(answer));
+        drop(state);
+        self.changed.notify_one();
     }
 
     pub fn is_done(&self) -> bool {
-        self.flags.load(Ordering::Acquire) & DONE != 0
+        self.state().done
     }
 
     pub fn take(&self) -> Option<Result<Answer>> {
-        if !self.is_done() {
-            return None;
-        }
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.state().answer.take()
     }
 
-    /// Asks the waiting thread to drive the link that it waits for.
     pub fn ask_to_drive(&self) {
-        self.flags.fetch_or(DRIVE, Ordering::Release);
-        self.thread.unpark();
+        self.state().drive = true;
+        self.changed.notify_one();
     }
 
-    pub fn take_drive(&self) -> bool {
-        self.flags.fetch_and(!DRIVE, Ordering::AcqRel) & DRIVE != 0
+    /// Waits for the answer, or to be asked to drive, at most that long. False: neither came.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let waits = |state: &mut State| !state.done && !state.drive;
+        let waited = self.changed.wait_timeout_while(self.state(), limit, waits);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let came = state.done || state.drive;
+        state.drive = false;
+        came
     }
 }

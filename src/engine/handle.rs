@@ -123,6 +123,8 @@ pub(super) struct Handle<T> {
     valid_until: Time,
     renew_at: Time,
     renewal_blocked: bool,
+    /// Handed over and not yet renewed: the marked member is still queued (rule 8).
+    unconfirmed: bool,
     ended: Ended,
     pub watch: Option<T>,
     /// What `arm` last told the core of this handle.
@@ -162,6 +164,7 @@ impl<T: Clone> Handle<T> {
             valid_until: 0,
             renew_at: Time::MAX,
             renewal_blocked: false,
+            unconfirmed: false,
             ended: Ended::Orderly,
             watch: None,
             due: Time::MAX,
@@ -389,6 +392,7 @@ impl<T: Clone> Handle<T> {
             Reply::Renewed { .. } => {
                 let valid_until = pending.sent_at + validity_us(lease_ms.min(self.lease_ms));
                 self.valid_until = self.valid_until.max(valid_until);
+                self.unconfirmed = false;
             }
             Reply::NotMine(holder) => self.lose(core, now, &lost_to(&holder)),
             _ => self.renew_at = self.renew_at.min(now + self.lease_ms * 1_000 / 12),
@@ -491,6 +495,7 @@ impl<T: Clone> Handle<T> {
         self.phase = Phase::Held;
         (self.token, self.valid_until, self.renew_at) = (token, valid_until, renew_at);
         self.exposed = false;
+        self.unconfirmed = false;
         self.renewal_blocked = false;
         self.wanted = None;
         self.give_up_at = Time::MAX;
@@ -555,6 +560,7 @@ impl<T: Clone> Handle<T> {
             (Reply::Renewed { .. }, Op::Renew { lease_ms }) => {
                 let valid_until = pending.sent_at + validity_us(lease_ms);
                 self.lease_ms = lease_ms;
+                self.unconfirmed = false;
                 self.valid_until = valid_until;
                 if core.config.auto_renew {
                     self.renew_at = pending.sent_at + lease_ms * 1_000 / 3;
@@ -614,7 +620,9 @@ impl<T: Clone> Handle<T> {
         if let Some(tag) = &self.watch {
             core.out.push(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
         }
-        self.exposed = true; // its member may still be queued, its key still be there
+        // A marked member is removed. A key that is still there is left to its lease: the holder's caller may not have
+        // noticed yet, and a shortening `extend` never shortens the key (rule 2).
+        self.exposed = self.unconfirmed;
         self.fail(core, now, error);
         self.ended = Ended::Lost(why.to_string());
     }
@@ -646,6 +654,7 @@ impl<T: Clone> Handle<T> {
         }
         self.request = None; // a re-check in flight: its reply is not waited for
         self.hold(core, token, valid_until, now);
+        self.unconfirmed = true;
         self.renew(core, now); // confirms the claim, also where renewal is off
         if !core.config.auto_renew {
             self.renew_at = Time::MAX;

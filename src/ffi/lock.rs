@@ -281,7 +281,7 @@ pub unsafe extern "C" fn dlock_lock_owner(
 /// Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
 /// - `DLOCK_OK`
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `id` is NULL.
-/// - `DLOCK_ERR_PANIC`
+/// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 ///
 /// cbindgen:ptrs-as-arrays=[[id;DLOCK_UUID_SIZE]]
 #[unsafe(no_mangle)]
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn dlock_lock_id(lock: Option<&dlock_lock>, id: *mut c_cha
         guard::call(std::ptr::null_mut(), || {
             let lock = given("lock", lock)?;
             let buffer = Out::new("id", id.cast::<[c_char; DLOCK_UUID_SIZE]>())?;
-            buffer.set_uuid(Some(lock.0.id()));
+            buffer.set_uuid(Some(lock.0.id()?));
             Ok(())
         })
     }

@@ -96,7 +96,8 @@ def leak_checker():
     valgrind = shutil.which("valgrind")
     if valgrind:
         return "valgrind", [], [valgrind, "-q", "--leak-check=full", "--show-leak-kinds=definite,indirect,possible",
-                                "--errors-for-leak-kinds=definite,indirect,possible", "--error-exitcode=99"]
+                                "--errors-for-leak-kinds=definite,indirect,possible", "--error-exitcode=99",
+                                f"--suppressions={harness.HERE / 'valgrind.supp'}"]
     return "the address and leak sanitizers", ["-fsanitize=address,leak"], []
 
 

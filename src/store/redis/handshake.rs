@@ -161,12 +161,12 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         "authentication failed"
     } else if is("NOAUTH") {
         "the server needs a password"
+    } else if is("LOADING") {
+        "the server is loading its data"
     } else if step == Step::Courtesy {
         return Ok(());
     } else if step == Step::Select {
         return Err(unreachable(config, &format!("database {} cannot be used: {}", config.database, first(text))));
-    } else if is("LOADING") {
-        "the server is loading its data"
     } else if is("READONLY") {
         "the server is a read-only replica"
     } else if is("MASTERDOWN") {
