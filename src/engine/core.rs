@@ -355,10 +355,14 @@ impl<T: Clone> Core<T> {
     /// seconds, stretched with the queue's length, jittered (rule 6).
     pub fn recheck_at(&mut self, now: Time, remaining_ms: Option<u64>, waiters: u64) -> Time {
         let remaining = remaining_ms.map_or(RECHECK_MAX_US, |ms| (ms * 1_000 + 10_000).clamp(20_000, RECHECK_MAX_US));
-        let pause = remaining.max(waiters * SPREAD_US);
+        let others = (self.waiting as Time * SPREAD_US).min(RECHECK_CROWD_US);
+        let pause = remaining.max(waiters * SPREAD_US).max(others);
         now + pause + self.random(pause / 4)
     }
 }
 
-/// A waiter asks at least this often where few wait (the queue's life in `join.lua` is three times that and the jitter).
+/// A waiter asks at least this often where few wait,
 const RECHECK_MAX_US: Time = 5_000_000;
+/// and this often where many wait in this locker, on whatever locks (a queue's life in `join.lua` is at least three
+/// times that and its jitter).
+const RECHECK_CROWD_US: Time = 10_000_000;

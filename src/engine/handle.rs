@@ -621,6 +621,9 @@ impl<T: Clone> Handle<T> {
         // A server that is silent has had its response timeout when the connection is given up; a call that waits in the
         // queue counts anew.
         let waits = matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. });
+        if waits {
+            self.give_up_at = Time::MAX;
+        }
         self.trouble(core, if waits { now } else { pending.sent_at });
         if self.is_acquiring() {
             self.exposed = true;

@@ -224,7 +224,7 @@ fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Ans
     };
     match (operation, holder) {
         (Operation::IsLocked, holder) => Ok(Answer::Flag(holder != Holder::Nobody)),
-        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a.owner == request.acquisition.owner)),
+        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a == request.acquisition)),
         (Operation::IsLockedByMe, _) => Ok(Answer::Flag(false)),
         (_, Holder::Nobody) => Ok(Answer::Owner(None)),
         (_, Holder::Acquisition(acquisition)) => Ok(Answer::Owner(Some(acquisition.owner))),

@@ -110,7 +110,7 @@ pub enum Action<T> {
 /// See the module's documentation.
 pub struct Engine<T> {
     core: Core<T>,
-    handles: Map<Handle<T>>,
+    handles: Map<Box<Handle<T>>>,
     by_owner: HashMap<Uuid, HandleId>,
     next_handle: u64,
     closed: bool,
@@ -135,7 +135,7 @@ impl<T: Clone> Engine<T> {
         }
         let id = HandleId(self.next_handle);
         self.next_handle += 1;
-        self.handles.insert(id.0, Handle::new(id, name, owner, &self.core));
+        self.handles.insert(id.0, Box::new(Handle::new(id, name, owner, &self.core)));
         self.by_owner.insert(owner, id);
         Ok(id)
     }
@@ -231,7 +231,7 @@ impl<T: Clone> Engine<T> {
 
     /// Is a user's operation in progress on this handle (inspections apart)?
     pub fn is_busy(&self, id: HandleId) -> bool {
-        self.handles.get(&id.0).is_some_and(Handle::is_busy)
+        self.handles.get(&id.0).is_some_and(|handle| handle.is_busy())
     }
 
     /// The reply to a request.
@@ -369,7 +369,7 @@ impl<T: Clone> Engine<T> {
 
     /// Does this handle wait for a message?
     pub fn awaits_message(&self, id: HandleId) -> bool {
-        self.handles.get(&id.0).is_some_and(Handle::awaits_message)
+        self.handles.get(&id.0).is_some_and(|handle| handle.awaits_message())
     }
 
     /// Would a message matter now?
@@ -395,7 +395,7 @@ impl<T: Clone> Engine<T> {
     /// Every operation in progress, to be answered by the runner itself: for a runner that must give up.
     pub fn abandon(&mut self) -> Vec<(Operation, T)> {
         self.closed = true;
-        let calls = self.handles.values_mut().filter_map(Handle::take_call);
+        let calls = self.handles.values_mut().filter_map(|handle| handle.take_call());
         let mut calls: Vec<(Operation, T)> = calls.collect();
         calls.extend(self.core.take_job_calls());
         calls
