@@ -214,12 +214,15 @@ impl Driver {
         match self.store.connect(highest) {
             Ok(connection) => {
                 self.links[index].install(connection);
+                // Before the engine is told: it may want to connect again at once.
+                self.link_asked[index].store(false, Ordering::Release);
                 if index < COMMAND_LINKS {
                     self.report(Some(index), |engine, now| engine.link_up(now));
                 }
                 Ok(())
             }
             Err(why) => {
+                self.link_asked[index].store(false, Ordering::Release);
                 if index < COMMAND_LINKS {
                     self.report(None, |engine, now| engine.link_failed(now, &why.0));
                 }
@@ -241,10 +244,12 @@ impl Driver {
                 if failed && index != 0 && index < COMMAND_LINKS {
                     driver.links[index].take_down();
                 }
-            } else if index < COMMAND_LINKS {
-                driver.report(Some(index), |engine, now| engine.link_up(now));
+                return;
             }
             driver.link_asked[index].store(false, Ordering::Release);
+            if index < COMMAND_LINKS {
+                driver.report(Some(index), |engine, now| engine.link_up(now));
+            }
         });
         if !started {
             self.link_asked[index].store(false, Ordering::Release);
