@@ -188,6 +188,10 @@ impl Driver {
         if self.check_links()? {
             return Ok(());
         }
+        if self.links[0].is_up() {
+            self.report(Some(0), |engine, now| engine.link_up(now));
+            return Ok(());
+        }
         self.connect(0).map_err(|e| Error::new(Status::NotConnected, e))
     }
 
@@ -500,9 +504,9 @@ impl Driver {
 
     fn requests_lost(self: &Arc<Self>, index: usize, ids: &[RequestId], why: &Unreachable) {
         let lane = if index == RENEWAL { Lane::Renewal } else { Lane::Command };
-        let up = self.links[..COMMAND_LINKS].iter().any(Link::is_up);
         let _ = self.tell(None, |engine, now| {
-            if lane == Lane::Command && !up {
+            // Looked at here, where nobody tells the engine of a new link meanwhile.
+            if lane == Lane::Command && !self.links[..COMMAND_LINKS].iter().any(Link::is_up) {
                 engine.link_down(now, &why.0);
             }
             engine.lost(now, lane, ids, &why.0);
