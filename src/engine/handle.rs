@@ -363,6 +363,9 @@ impl<T: Clone> Handle<T> {
         if let Reply::Error(error) = &reply
             && error.class == ErrorClass::Retry
         {
+            if self.is_cancelled() {
+                return self.end_cancelled(core, now);
+            }
             return self.retry_later(core, now, pending.request.op, error);
         }
         self.give_up_at = Time::MAX;
