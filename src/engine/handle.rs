@@ -22,6 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, Who};
+use super::job::leaves_something;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::store::{
@@ -312,17 +313,21 @@ impl<T: Clone> Handle<T> {
         debug_assert!(self.request.is_none());
         self.retry_at = 0;
         if core.is_link_up() {
-            if matches!(self.phase, Phase::Releasing { in_time: true, repeated: false }) && now >= self.valid_until {
-                // Rule 10 counts from the first sending, not from the call.
-                self.phase = Phase::Releasing { in_time: false, repeated: false };
-                self.ended = Ended::Lost("its lease ran out before the release could be sent".to_string());
-            }
+            self.release_is_late(now);
             self.wanted = None;
             self.exposed |= matches!(op, Op::Join { queue: true, .. });
             self.request = Some(core.send(now, Lane::Command, Who::Handle(self.id), self.request(op)));
         } else {
             self.wanted = Some(op);
             self.trouble(core, now);
+        }
+    }
+
+    /// A release counts as in time by its first sending (rule 10), which may have had to wait for the link.
+    fn release_is_late(&mut self, now: Time) {
+        if (self.phase == Phase::Releasing { in_time: true, repeated: false }) && now >= self.valid_until {
+            self.phase = Phase::Releasing { in_time: false, repeated: false };
+            self.ended = Ended::Lost("its lease ran out before the release could be sent".to_string());
         }
     }
 
@@ -403,7 +408,11 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            if !current || matches!(self.phase, Phase::Idle | Phase::Releasing { .. }) {
+            if current && matches!(self.phase, Phase::Releasing { .. }) {
+                // It may have run before the release or after it: given up behind the release, never beside it, or the
+                // release would be told that somebody else holds the lock.
+                self.exposed |= leaves_something(&reply);
+            } else if !current || self.phase == Phase::Idle {
                 core.stray(now, &pending.request, &reply); // rule 4
             }
             return;
@@ -549,7 +558,9 @@ impl<T: Clone> Handle<T> {
             _ => return self.release_failed(core, now, in_time, &unexpected(&reply)),
         };
         self.phase = Phase::Idle;
-        self.exposed = false;
+        if std::mem::take(&mut self.exposed) {
+            core.clean_up(now, self.request(Op::Release { leave: true }), None);
+        }
         let ended = std::mem::replace(&mut self.ended, Ended::Orderly);
         let result = match (holder, ended) {
             // Rule 10: the first sending did it, and its lost reply may have named a waiter of ours.
@@ -572,7 +583,7 @@ impl<T: Clone> Handle<T> {
     }
 
     fn release_failed(&mut self, core: &mut Core<T>, now: Time, in_time: bool, error: &ServerError) {
-        self.exposed = in_time;
+        self.exposed |= in_time;
         if in_time {
             self.ended = Ended::Unsure;
         }
@@ -802,7 +813,7 @@ impl<T: Clone> Handle<T> {
                 self.finish(core, Err(error));
             }
             Phase::Releasing { in_time, .. } => {
-                self.exposed = in_time;
+                self.exposed |= in_time;
                 self.fail(core, now, error);
                 if in_time {
                     self.ended = Ended::Unsure;

@@ -51,7 +51,7 @@ impl<T: Clone> Core<T> {
 
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
-        if matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. }) {
+        if leaves_something(reply) {
             self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
         }
     }
@@ -215,6 +215,11 @@ impl<T: Clone> Core<T> {
     pub fn take_job_calls(&mut self) -> Vec<(Operation, T)> {
         self.jobs.values_mut().filter_map(|job| job.asked.take()).collect()
     }
+}
+
+/// Does the reply say that the attempt is now on the server, as holder or waiter?
+pub(super) fn leaves_something(reply: &Reply) -> bool {
+    matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
 }
 
 fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Answer> {
