@@ -8,7 +8,7 @@ use dlock::{Lock, Status};
 
 use crate::on_both;
 use crate::redis_server::RedisServer;
-use crate::world::{World, eventually, handle, start, start_acquire, start_waiting};
+use crate::world::{World, eventually, handle, start, start_waiting};
 
 fn nothing_left(world: &World) {
     world.wait_clean();
@@ -64,12 +64,17 @@ fn everything_released(world: &World) {
     world.flush();
     a.release().unwrap_err();
     // Lockers that are dropped while they hold and while they wait.
-    let holder = handle(&lockers[0]);
-    holder.acquire().unwrap();
-    let waiting = start_acquire(&c);
-    world.wait_queued(1);
-    drop(lockers);
-    assert_eq!(waiting.answer("closed").0.unwrap_err().status, Status::Closed);
+    let [first, second] = lockers;
+    let (third, d) = (world.locker(30_000), handle(&first));
+    let e = handle(&third);
+    d.acquire().unwrap();
+    let c_waits = start_waiting(world, &c, 0);
+    let e_waits = start_waiting(world, &e, 1);
+    drop(third);
+    assert_eq!(e_waits.answer("closed").0.unwrap_err().status, Status::Closed);
+    drop(first);
+    c_waits.answer("handed over by the locker's end").0.unwrap();
+    drop(second);
     nothing_left(world);
 }
 
