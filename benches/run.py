@@ -174,6 +174,7 @@ def pair(table, processes, port):
                "half of the rounds)", "pair", port, "target/bench/release.lua")
     found = measure(processes, *command)
     rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.05, ""),
+            ("argv", "the same by redisCommandArgv" if found["peer"] == "hiredis" else "the same again", "", ""),
             ("pings", f"{found['peer']}, two PINGs", "", ""),
             ("bare", "bare socket, the same classic commands", "", ""),
             ("own", "bare socket, the commands that dlock sends", "", "")]
