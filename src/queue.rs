@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::driver::{Driver, Signal, Tag};
-use crate::engine::{Answer, Operation};
+use crate::engine::{Answer, HandleId, Operation};
 use crate::error::{Error, Result, Status};
 use crate::lock::{Lock, acquire_operation, retry_operation};
 
@@ -83,7 +83,7 @@ pub(crate) struct Mailbox {
 
 #[derive(Default)]
 struct State {
-    events: VecDeque<Event>,
+    events: VecDeque<(HandleId, Event)>,
     /// The queue was freed: nobody will see further events.
     freed: bool,
     /// The locker was closed: no further events will come.
@@ -96,7 +96,7 @@ impl Mailbox {
     }
 
     /// False: the queue is gone, and nobody will see the event.
-    pub(crate) fn post(&self, event: Event) -> bool {
+    pub(crate) fn post(&self, handle: HandleId, event: Event) -> bool {
         let mut state = self.state();
         if state.freed {
             return false;
@@ -104,7 +104,7 @@ impl Mailbox {
         if state.events.is_empty() {
             self.signal.raise(); // from empty to not empty
         }
-        state.events.push_back(event);
+        state.events.push_back((handle, event));
         drop(state);
         self.arrived.notify_one();
         true
@@ -209,7 +209,7 @@ impl Queue {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = state.events.len().min(capacity);
-        let events = state.events.drain(..count).collect();
+        let events = state.events.drain(..count).map(|(_, event)| event).collect();
         if state.events.is_empty() {
             if !state.ended {
                 self.mailbox.signal.clear();
@@ -239,8 +239,13 @@ impl Drop for Queue {
             state.freed = true;
             std::mem::take(&mut state.events)
         };
-        drop(undelivered);
         let ours = |tag: &Tag| matches!(tag, Tag::Queue(of, ..) if Arc::ptr_eq(of, &mailbox));
-        let _ = self.driver.ask(|engine, now| engine.cancel_where(now, ours));
+        let _ = self.driver.ask(|engine, now| {
+            engine.cancel_where(now, ours);
+            // Acquired, but nobody was told.
+            for (handle, event) in undelivered.iter().filter(|(_, event)| event.kind != EventKind::Lost) {
+                engine.hand_on(now, *handle, event.token);
+            }
+        });
     }
 }

@@ -64,8 +64,8 @@ int main(int argc, char **argv) {
     expect(DLOCK_ERR_LOCK_TIMEOUT, status, &err, "acquiring within 100 ms");
     printf("timeout of 100 ms: %s\n", dlock_status_name(status));
 
-    /* One attempt, then up to 6 more after 50, 100, 200, 400, 800 and 1600 ms. The attempts stay out of the queue: whoever
-     * waits there goes first. Prefer the deadline unless that is what you want. */
+    /* One attempt, then up to 6 more after 50, 100, 200, 400, 800 and 1600 ms. The attempts stay out of the queue:
+     * whoever waits there goes first. Prefer the deadline unless that is what you want. */
     check(dlock_lock_acquire_retry_backoff(lock, 6, 50, &err), &err, "acquiring with backoff");
     printf("backoff: acquired\n");
 

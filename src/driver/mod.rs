@@ -11,7 +11,7 @@ mod clock;
 mod link;
 mod slot;
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -74,8 +74,10 @@ pub struct Driver {
     guarded: Mutex<Guarded>,
     drained: Condvar,
     links: [Link; COMMAND_LINKS + 1],
-    /// One connect at a time; which of the links are being connected in the background.
-    connecting: Mutex<()>,
+    /// One connect at a time; why the last one failed, and how many have.
+    connecting: Mutex<Option<Unreachable>>,
+    failures: AtomicU64,
+    /// Which of the links are being connected in the background.
     link_asked: [AtomicBool; COMMAND_LINKS + 1],
     inbox: Mutex<Inbox>,
     wake: Arc<Signal>,
@@ -104,7 +106,8 @@ impl Driver {
             }),
             drained: Condvar::new(),
             links: std::array::from_fn(|_| Link::new()),
-            connecting: Mutex::new(()),
+            connecting: Mutex::default(),
+            failures: AtomicU64::new(0),
             link_asked: Default::default(),
             inbox: Mutex::default(),
             wake: Arc::new(wake),
@@ -184,11 +187,14 @@ impl Driver {
         if self.check_links()? {
             return Ok(());
         }
-        let _one = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.load(Ordering::Acquire);
+        let mut last = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.check_links()? {
             return Ok(());
         }
-        self.connect(0).map_err(|e| Error::new(Status::NotConnected, e))
+        let tried = self.failures.load(Ordering::Acquire) != failures; // while this thread waited for its turn
+        let failed = if tried { last.clone() } else { self.connect(0, &mut last).err() };
+        failed.map_or(Ok(()), |why| Err(Error::new(Status::NotConnected, why)))
     }
 
     /// Is a command link up that has not been closed by the other side?
@@ -209,9 +215,12 @@ impl Driver {
     }
 
     /// Connects a link and tells the engine. Blocks at most for the connect and response timeouts.
-    fn connect(self: &Arc<Self>, index: usize) -> std::result::Result<(), Unreachable> {
+    fn connect(self: &Arc<Self>, index: usize, last: &mut Option<Unreachable>) -> std::result::Result<(), Unreachable> {
         let highest = self.guarded.lock().unwrap_or_else(PoisonError::into_inner).engine.highest_token();
-        match self.store.connect(highest) {
+        let outcome = self.store.connect(highest);
+        // Before the engine is told: what it asks for next must not be taken for under way.
+        self.link_asked[index].store(false, Ordering::Release);
+        match outcome {
             Ok(connection) => {
                 self.links[index].install(connection);
                 if index < COMMAND_LINKS {
@@ -223,6 +232,8 @@ impl Driver {
                 if index < COMMAND_LINKS {
                     self.report(None, |engine, now| engine.link_failed(now, &why.0));
                 }
+                *last = Some(why.clone());
+                self.failures.fetch_add(1, Ordering::AcqRel);
                 Err(why)
             }
         }
@@ -235,16 +246,15 @@ impl Driver {
         }
         let driver = Arc::clone(self);
         let started = self.spawn("dlock-connect", move || {
-            let _one = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
             if !driver.links[index].is_up() && !driver.stopped.load(Ordering::Acquire) {
-                let failed = driver.connect(index).is_err();
-                if failed && index != 0 && index < COMMAND_LINKS {
-                    driver.links[index].take_down();
+                let _ = driver.connect(index, &mut last);
+            } else {
+                driver.link_asked[index].store(false, Ordering::Release);
+                if index < COMMAND_LINKS {
+                    driver.report(Some(index), |engine, now| engine.link_up(now));
                 }
-            } else if index < COMMAND_LINKS {
-                driver.report(Some(index), |engine, now| engine.link_up(now));
             }
-            driver.link_asked[index].store(false, Ordering::Release);
         });
         if !started {
             self.link_asked[index].store(false, Ordering::Release);
@@ -332,16 +342,10 @@ impl Driver {
                     }
                     Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
                     Action::Lost { tag, token, error } => {
-                        if let Tag::Queue(mailbox, user_data, _) = tag {
+                        if let Tag::Queue(mailbox, user_data, handle) = tag {
                             let kind = EventKind::Lost;
-                            mailbox.post(Event {
-                                user_data,
-                                kind,
-                                error: Some(error),
-                                flag: false,
-                                token,
-                                owner: None,
-                            });
+                            let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
+                            mailbox.post(handle, event);
                         }
                     }
                     Action::Connect => self.connect_in_background(0),
@@ -392,10 +396,11 @@ impl Driver {
         match tag {
             Tag::Slot(slot) => slot.complete(result),
             Tag::Queue(mailbox, user_data, handle) => {
-                let acquired = matches!(result, Ok(Answer::Acquired { .. }));
-                if !mailbox.post(Event::new(user_data, operation, result)) && acquired {
+                let event = Event::new(user_data, operation, result);
+                let token = event.token;
+                if !mailbox.post(handle, event) && token != 0 {
                     // The queue is gone: hand the lock on.
-                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle));
+                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle, token));
                     self.ensure_background();
                 }
             }
@@ -625,8 +630,8 @@ impl Driver {
         for (operation, tag) in guard.engine.abandon() {
             match tag {
                 Tag::Slot(slot) => slot.complete(Err(damaged())),
-                Tag::Queue(mailbox, user_data, _) => {
-                    mailbox.post(Event::new(user_data, operation, Err(damaged())));
+                Tag::Queue(mailbox, user_data, handle) => {
+                    mailbox.post(handle, Event::new(user_data, operation, Err(damaged())));
                 }
             }
         }

@@ -19,6 +19,8 @@ struct State {
     answer: Option<Result<Answer>>,
     /// Its link has no driver any more: the waiting thread is asked to drive.
     drive: bool,
+    /// Is the thread asleep? Waking costs a system call, which a driver that answers itself is spared.
+    asleep: bool,
 }
 
 impl Slot {
@@ -29,8 +31,7 @@ impl Slot {
     pub fn complete(&self, answer: Result<Answer>) {
         let mut state = self.state();
         (state.done, state.answer) = (true, Some(answer));
-        drop(state);
-        self.changed.notify_one();
+        self.rouse(state);
     }
 
     pub fn is_done(&self) -> bool {
@@ -42,15 +43,27 @@ impl Slot {
     }
 
     pub fn ask_to_drive(&self) {
-        self.state().drive = true;
-        self.changed.notify_one();
+        let mut state = self.state();
+        state.drive = true;
+        self.rouse(state);
+    }
+
+    fn rouse(&self, state: MutexGuard<'_, State>) {
+        let asleep = state.asleep;
+        drop(state);
+        if asleep {
+            self.changed.notify_one();
+        }
     }
 
     /// Waits for the answer, or to be asked to drive, at most that long. False: neither came.
     pub fn wait(&self, limit: Duration) -> bool {
         let waits = |state: &mut State| !state.done && !state.drive;
-        let waited = self.changed.wait_timeout_while(self.state(), limit, waits);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut state = self.state();
+        state.asleep = true;
+        let waited = self.changed.wait_timeout_while(state, limit, waits);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.asleep = false;
         let came = state.done || state.drive;
         state.drive = false;
         came

@@ -281,8 +281,8 @@ impl<T: Clone> Handle<T> {
     }
 
     /// Gives a held lock up in the background.
-    pub fn hand_on(&mut self, core: &mut Core<T>, now: Time) {
-        if self.phase == Phase::Held && self.call.is_none() {
+    pub fn hand_on(&mut self, core: &mut Core<T>, now: Time, token: u64) {
+        if self.phase == Phase::Held && self.token == token && self.call.is_none() {
             let error = Error::new(Status::Cancelled, "nobody is there to receive the lock");
             self.give_up_everything(core, now, error);
         }

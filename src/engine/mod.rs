@@ -379,9 +379,9 @@ impl<T: Clone> Engine<T> {
         calls
     }
 
-    /// Nobody is there to receive this handle's lock: hand it on.
-    pub fn hand_on(&mut self, now: Time, id: HandleId) {
-        self.with(now, id, |handle, core| handle.hand_on(core, now));
+    /// Nobody is there to be told of the acquisition with that token: if it is still held, hand it on.
+    pub fn hand_on(&mut self, now: Time, id: HandleId, token: u64) {
+        self.with(now, id, |handle, core| handle.hand_on(core, now, token));
     }
 
     /// Cancels the acquires whose tag is one of those.

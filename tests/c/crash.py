@@ -1,5 +1,5 @@
-"""The worst days: holders and waiters killed or stopped, servers restarted, flushed, silent, refusing. Each check drives
-agents (agent.c) against a server of its own. Knows the library only through the C ABI.
+"""The worst days: holders and waiters killed or stopped, servers restarted, flushed, silent, refusing. Each check
+drives agents (agent.c) against a server of its own. Knows the library only through the C ABI.
 """
 
 import os
@@ -40,6 +40,12 @@ def end_all(*all_agents):
         agent.end()
 
 
+def subscribed(server, count):
+    """Waits until that many clients are subscribed: until the server has noticed who is gone, and who is there."""
+    eventually(lambda: server.command("CLIENT", "LIST", "TYPE", "pubsub").count(b"\n") == count, 5,
+               f"not {count} clients subscribed")
+
+
 # Holders and waiters that die.
 
 def holder_killed():
@@ -63,6 +69,7 @@ def waiter_killed():
         waiting(first)
         waiting(second)
         first.kill()
+        subscribed(server, 1)
         holder.ok("release")
         served(second, SLACK)
         end_all(holder, second)
@@ -70,17 +77,18 @@ def waiter_killed():
 
 
 def many_waiters_killed():
-    """More dead waiters than one release looks at (32), all in one process group and gone at once."""
+    """More dead waiters than one release looks at (32)."""
     with Server() as server:
         holder, last = agents(server, 2)
         holder.ok("acquire")
         dead = agents(server, 40)
         for agent in dead:
             agent.send("cycle")
-        time.sleep(1)
+        subscribed(server, 40)
         waiting(last)
         for agent in dead:
             agent.kill()
+        subscribed(server, 1)
         holder.ok("release")
         served(last, 2 * SLACK)
         end_all(holder, last)
@@ -144,13 +152,13 @@ def restart(server):
 
 def resubscribed(server):
     """All four waiters' subscriptions are up again, and what follows a new subscription has had its time."""
-    eventually(lambda: server.command("CLIENT", "LIST", "TYPE", "pubsub").count(b"\n") >= 4, 5, "not subscribed again")
+    subscribed(server, 4)
     time.sleep(0.3)
 
 
 def while_waiting(disturb, keeps_lock, ordered=False):
-    """Four waiters in four processes; all are served, each with a token of its own. `ordered`: first come, first served,
-    which is promised while the waiters can be reached."""
+    """Four waiters in four processes; all are served, each with a token of its own. `ordered`: first come, first
+    served, which is promised while the waiters can be reached."""
     with Server() as server:
         holder, *waiters = agents(server, 5)
         holder.ok("acquire")
@@ -280,7 +288,7 @@ def foreign_key(server, kind):
 # Servers that refuse.
 
 def scripted_server(reply):
-    """A server that answers every command, or whatever else is sent, with `reply`; None: it accepts and never answers."""
+    """A server that answers every command, or whatever else is sent, with `reply`; None: never."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(16)

@@ -107,6 +107,8 @@ static void extend_shorter(void) {
         EXPECT(raw_number("PTTL test:extend_shorter") > 15000);
     }
     EVENTUALLY(is_lost(lock), 1000);
+    OK(dlock_lock_is_locked(other, &flag, &err));
+    EXPECT(flag);
     /* One's own validity was over: the key is freed if still there, and the answer is LOST, once. */
     EXPECT_STATUS(dlock_lock_release(lock, &err), DLOCK_ERR_LOST);
     OK(dlock_lock_is_locked(other, &flag, &err));
@@ -1134,7 +1136,8 @@ int main(int argc, char **argv) {
     run_check("token, remaining, extend after the lease ran out: LOST; acquire starts anew", lost_by_lease);
     run_check("extend sets the lease from now on", extend_longer);
     run_check("extend sets the lease of renewals too", extend_renewals);
-    run_check("a shorter extend shortens the holder's validity, not the key's lease; release then frees, LOST once", extend_shorter);
+    run_check("a shorter extend shortens the holder's validity, not the key's lease; release frees, LOST once",
+              extend_shorter);
     run_check("extend below 100 ms is refused and changes nothing", extend_too_short);
     run_check("renewal keeps a held lock beyond its lease", renewal_holds);
     run_check("without renewal the lease ends and a waiter gets the lock", no_renewal_expires);
@@ -1181,7 +1184,8 @@ int main(int argc, char **argv) {
         run_check("fencing tokens grow after FLUSHALL", tokens_grow_after_flush);
         run_check("options: of two setters the last wins", options_last_wins);
         run_check("dlock_lock_new costs no round trip while connected", lock_new_no_round_trip);
-        run_check("dlock_locker_new does no I/O; an unreachable server: host and port in the message", locker_new_no_io);
+        run_check("dlock_locker_new does no I/O; an unreachable server: host and port in the message",
+                  locker_new_no_io);
         run_check("after everything is released only the counter remains", nothing_remains);
     } else {
         run_check("memory://name is one store for all lockers that name it", memory_named);
