@@ -218,7 +218,7 @@ def threads(table, processes, port, quick):
     for count, aim in ((1, ""), (8, 1.0), (64, 1.8)) if not quick else ((8, 1.0),):
         found = measure(processes, "threads", "own", port, count)
         spread = (found["ratio_low"], found["ratio_high"])
-        table.ratio(f"{count} threads, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
+        table.ratio(f"{count} thread{'s' if count > 1 else ''}, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
                     aim, spread, ".0f", at_least=True)
 
 
@@ -240,6 +240,8 @@ def memory(table, processes):
 
 
 def run(arguments, processes, directory):
+    if platform.system() != "Linux":
+        raise Failed("The benchmark reads /proc and so runs on Linux only.")
     hiredis = compile_programs()
     port, version = start_server(processes, directory)
     load = os.getloadavg()[0]
