@@ -530,7 +530,7 @@ impl<T: Clone> Handle<T> {
         (self.token, self.valid_until, self.renew_at) = (token, valid_until, renew_at);
         self.exposed = false;
         self.renewal_blocked = false;
-        self.wanted = None;
+        (self.wanted, self.retry_at) = (None, 0); // a retry that a hand-off was faster than
         self.give_up_at = Time::MAX;
         core.highest_token = core.highest_token.max(token);
         self.finish(core, Ok(Answer::Acquired { token }));
@@ -805,7 +805,7 @@ impl<T: Clone> Handle<T> {
         match self.phase {
             // The lock is still held; only the extension failed.
             Phase::Held => {
-                self.wanted = None;
+                (self.wanted, self.retry_at) = (None, 0);
                 if let Some(id) = self.request.take() {
                     core.forget(id);
                 }
