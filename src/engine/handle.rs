@@ -332,9 +332,9 @@ impl<T: Clone> Handle<T> {
     }
 
     /// From now on, a call without a deadline has one response timeout.
-    fn trouble(&mut self, core: &Core<T>, since: Time) {
+    fn trouble(&mut self, core: &Core<T>, now: Time) {
         if self.give_up_at == Time::MAX {
-            self.give_up_at = since + core.config.response_timeout_ms * 1_000;
+            self.give_up_at = now + core.config.response_timeout_ms * 1_000;
         }
     }
 
@@ -629,13 +629,11 @@ impl<T: Clone> Handle<T> {
             return;
         }
         self.request = None;
-        // A server that is silent has had its response timeout when the connection is given up; a call that waits in the
-        // queue counts anew.
-        let waits = matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. });
-        if waits {
+        // A call that waits in the queue counts the time for reconnecting anew with each loss.
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. }) {
             self.give_up_at = Time::MAX;
         }
-        self.trouble(core, if waits { now } else { pending.sent_at });
+        self.trouble(core, now);
         if self.is_acquiring() {
             self.exposed = true;
         }

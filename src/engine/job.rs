@@ -143,7 +143,7 @@ impl<T: Clone> Core<T> {
             (job.after, job.in_flight) = (None, None);
             job.repeated |= matches!(pending.request.op, Op::Release { .. });
             if job.asked.is_some() && job.until == Time::MAX {
-                job.until = pending.sent_at + response_timeout_us;
+                job.until = now + response_timeout_us;
             }
         }
         self.advance(now, id);
