@@ -800,7 +800,7 @@ fn each_refusal_of_the_handshake_is_told_apart_and_names_the_address() {
     let store = RedisStore::new(bob);
     assert!(store.connect(0).is_ok());
     let text = store.subscribe("c", Arc::new(|| ())).err().unwrap().to_string();
-    expect(text, &address, &["refuses the subscription", "NOPERM"]);
+    expect(text, &address, &["refuses messages", "NOPERM"]);
 
     let primary = RedisServer::start(&[]);
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);

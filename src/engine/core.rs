@@ -356,8 +356,10 @@ impl<T: Clone> Core<T> {
     pub fn recheck_at(&mut self, now: Time, remaining_ms: Option<u64>, waiters: u64) -> Time {
         let remaining = remaining_ms.map_or(RECHECK_MAX_US, |ms| (ms * 1_000 + 10_000).clamp(20_000, RECHECK_MAX_US));
         let others = (self.waiting as Time * SPREAD_US).min(RECHECK_CROWD_US);
-        let pause = remaining.max(waiters * SPREAD_US).max(others);
-        now + pause + self.random(pause / 4)
+        // A stretched pause is spread widely: those who joined together must not ask together.
+        let spread = (waiters * SPREAD_US).max(others);
+        let stretched = spread / 2 + self.random(spread / 4 * 3);
+        now + stretched.max(remaining + self.random(remaining / 4))
     }
 }
 

@@ -345,10 +345,10 @@ pub fn rule_6_the_queue_lives_three_rechecks(bench: &mut Bench) {
     bench.queued("A", who(2, 1), 0);
     let life = |bench: &mut Bench| bench.target.queue_life_ms(&waiters).expect("the queue expires");
     assert!(alike(Some(life(bench)), Some(3 * 12_500)));
-    let joins: Vec<_> = (0..3_999).map(|n| bench.request("B", who(100 + n, 1), JOIN)).collect();
+    let joins: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), JOIN)).collect();
     bench.send(&joins);
-    assert!(alike(Some(life(bench)), Some(3 * 10_000)), "{}", life(bench));
-    let leaves: Vec<_> = (0..3_999).map(|n| bench.request("B", who(100 + n, 1), LEAVE)).collect();
+    assert!(alike(Some(life(bench)), Some(3 * 20_000)), "{}", life(bench));
+    let leaves: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), LEAVE)).collect();
     bench.send(&leaves);
     bench.queued("A", who(2, 1), 0);
     assert!(life(bench) > 3 * 12_500, "a join lengthens, it never shortens");
