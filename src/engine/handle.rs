@@ -623,8 +623,8 @@ impl<T: Clone> Handle<T> {
 
     /// The lock was handed to this attempt. False: it does not want it (rule 4).
     pub fn on_hand_off(&mut self, core: &mut Core<T>, now: Time, token: u64, base: Option<Time>) -> bool {
-        if matches!(self.phase, Phase::Held | Phase::Leaving { .. }) {
-            return true; // the news came by a reply, or the leave in flight will find it
+        if matches!(self.phase, Phase::Held | Phase::Leaving { .. } | Phase::Releasing { .. }) {
+            return true; // the news came by a reply, or the leave or the release in flight will find it
         }
         if !self.is_acquiring() {
             return false;
