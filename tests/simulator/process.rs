@@ -368,7 +368,7 @@ impl World {
             return;
         }
         let late = if self.phase == Phase::Faults && self.rng.chance(self.plan.late_ppm) {
-            self.rng.spread(MS, 8 * MS)
+            self.rng.spread(MS, 4 * MS)
         } else {
             self.rng.below(100)
         };

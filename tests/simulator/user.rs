@@ -284,7 +284,7 @@ impl World {
         };
         if !inspects && !busy {
             // From the call on, a release may have freed it.
-            if operation == Operation::Release || valid.is_none() {
+            if operation == Operation::Release && valid.is_some() {
                 self.processes[pid].holding.remove(&index);
                 self.stop_holding(pid, index);
             }
@@ -292,7 +292,12 @@ impl World {
         }
         self.processes[pid].ops.insert(tag, op);
         let mut accepted = Ok(());
+        let before = holding.filter(|_| valid.is_none() && !inspects && !busy);
         self.tell(pid, |engine, now| accepted = engine.start(now, id, operation, tag));
+        let after = self.processes[pid].users[index].holding;
+        if before.is_some_and(|before| after.is_some_and(|after| after.id == before.id)) {
+            self.fail(format!("(f) a call on a handle whose lease ran out, and the loss was not told: {operation:?}"));
+        }
         trace!(self, "locker {pid} user {index}: started {tag} {operation:?}: {accepted:?}");
         let refused_as_busy = accepted.as_ref().is_err_and(|error| error.status == Status::Busy);
         if let Err(error) = &accepted {
