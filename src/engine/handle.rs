@@ -22,6 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, Who};
+use super::job::is_left_behind;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::store::{
@@ -377,8 +378,12 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            if !current || matches!(self.phase, Phase::Idle | Phase::Releasing { .. }) {
-                core.stray(now, &pending.request, &reply); // rule 4
+            match self.phase {
+                // The release in flight may run before or after it: looked at when that is answered.
+                Phase::Releasing { .. } if current => self.exposed |= is_left_behind(&reply),
+                Phase::Idle => core.stray(now, &pending.request, &reply), // rule 4
+                _ if !current => core.stray(now, &pending.request, &reply),
+                _ => {}
             }
             return;
         };
@@ -520,7 +525,9 @@ impl<T: Clone> Handle<T> {
             _ => return self.release_failed(core, now, in_time, &unexpected(&reply)),
         };
         self.phase = Phase::Idle;
-        self.exposed = false;
+        if std::mem::take(&mut self.exposed) {
+            core.clean_up(now, self.request(Op::Release { leave: true }), None); // rule 4
+        }
         let ended = std::mem::replace(&mut self.ended, Ended::Orderly);
         let result = match (holder, ended) {
             // Rule 10: the first sending did it, and its lost reply may have named a waiter of ours.
@@ -543,7 +550,7 @@ impl<T: Clone> Handle<T> {
     }
 
     fn release_failed(&mut self, core: &mut Core<T>, now: Time, in_time: bool, error: &ServerError) {
-        self.exposed = in_time;
+        self.exposed |= in_time;
         if in_time {
             self.ended = Ended::Unsure;
         }
@@ -623,8 +630,12 @@ impl<T: Clone> Handle<T> {
 
     /// The lock was handed to this attempt. False: it does not want it (rule 4).
     pub fn on_hand_off(&mut self, core: &mut Core<T>, now: Time, token: u64, base: Option<Time>) -> bool {
-        if matches!(self.phase, Phase::Held | Phase::Leaving { .. } | Phase::Releasing { .. }) {
-            return true; // the news came by a reply, or the leave or the release in flight will find it
+        if matches!(self.phase, Phase::Held | Phase::Leaving { .. }) {
+            return true; // the news came by a reply, or the leave in flight will find it
+        }
+        if matches!(self.phase, Phase::Releasing { .. }) {
+            self.exposed = true; // a release beside the one in flight could overtake it: when that is answered
+            return true;
         }
         if !self.is_acquiring() {
             return false;
@@ -766,7 +777,7 @@ impl<T: Clone> Handle<T> {
                 self.finish(core, Err(error));
             }
             Phase::Releasing { in_time, .. } => {
-                self.exposed = in_time;
+                self.exposed |= in_time;
                 self.fail(core, now, error);
                 if in_time {
                     self.ended = Ended::Unsure;

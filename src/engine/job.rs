@@ -49,7 +49,7 @@ impl<T: Clone> Core<T> {
 
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
-        if matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. }) {
+        if is_left_behind(reply) {
             self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
         }
     }
@@ -197,6 +197,11 @@ impl<T: Clone> Core<T> {
     pub fn take_job_calls(&mut self) -> Vec<(Operation, T)> {
         self.jobs.values_mut().filter_map(|job| job.asked.take()).collect()
     }
+}
+
+/// Does that reply say that something of its attempt is now on the server?
+pub(super) fn is_left_behind(reply: &Reply) -> bool {
+    matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
 }
 
 fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Answer> {
