@@ -673,6 +673,10 @@ impl<T: Clone> Handle<T> {
         if matches!(self.phase, Phase::Held | Phase::Leaving { .. }) {
             return true; // the news came by a reply, or the leave in flight will find it
         }
+        if matches!(self.phase, Phase::Releasing { .. }) {
+            self.exposed = true; // a release beside the one in flight could overtake it: when that is answered
+            return true;
+        }
         if !self.is_acquiring() {
             return false;
         }
