@@ -8,6 +8,9 @@ use crate::proxy::Proxy;
 use crate::redis_server::RedisServer;
 use crate::world::{World, handle, locker_behind, start_waiting};
 
+/// A number that is redrawn without end fails a test rather than stopping it.
+const PATIENCE_MS: u64 = 20_000;
+
 /// The highest token so far.
 #[derive(Default)]
 struct Highest(u64);
@@ -23,7 +26,7 @@ impl Highest {
     #[track_caller]
     fn take_and_release(&mut self, locker: &Locker) {
         let lock = handle(locker);
-        lock.acquire().unwrap();
+        lock.acquire_timeout(PATIENCE_MS).unwrap();
         self.rises_to(lock.fencing_token().unwrap());
         lock.release().unwrap();
     }
@@ -32,7 +35,7 @@ impl Highest {
     #[track_caller]
     fn take_in_turns(&mut self, world: &World, lockers: &[Locker; 2]) {
         let locks = [handle(&lockers[0]), handle(&lockers[1]), handle(&lockers[1])];
-        locks[0].acquire().unwrap();
+        locks[0].acquire_timeout(PATIENCE_MS).unwrap();
         let waiting = [start_waiting(world, &locks[1], 0), start_waiting(world, &locks[2], 1)];
         self.rises_to(locks[0].fencing_token().unwrap());
         locks[0].release().unwrap();
@@ -94,7 +97,7 @@ fn counter_lost(world: &World) {
     }
     // Lost while somebody waits, so that the hand-off is what draws below the floor.
     let locks = [handle(&lockers[0]), handle(&lockers[1])];
-    locks[0].acquire().unwrap();
+    locks[0].acquire_timeout(PATIENCE_MS).unwrap();
     highest.rises_to(locks[0].fencing_token().unwrap());
     let waiting = start_waiting(world, &locks[1], 0);
     world.set_counter(5);
@@ -122,7 +125,7 @@ fn invariant_2_tokens_increase_past_an_empty_restart_and_script_flushes_on_redis
     for _ in 0..3 {
         highest.take_and_release(&locker);
         let held = handle(&locker);
-        held.acquire().unwrap();
+        held.acquire_timeout(PATIENCE_MS).unwrap();
         highest.rises_to(held.fencing_token().unwrap());
         proxy.set_server(None);
         server = RedisServer::start(&[]);

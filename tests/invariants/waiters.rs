@@ -8,10 +8,10 @@ use dlock::{Lock, Locker, Result, Status, WAIT_FOREVER};
 use uuid::Uuid;
 
 use crate::on_both;
-use crate::proxy::Proxy;
+use crate::proxy::{Direction, Proxy};
 use crate::redis_server::RedisServer;
 use crate::world::{
-    GROUP, NAME, Running, World, eventually, handle, locker_behind, start, start_acquire, start_waiting,
+    GROUP, NAME, Running, World, eventually, handle, locker_behind, options_behind, start, start_acquire, start_waiting,
 };
 
 /// A waiter asks by itself after 5 to 6.25 s at the latest; one that is woken, or whose connection is renewed, at once.
@@ -116,8 +116,25 @@ fn kill_clients(server: &RedisServer, kind: &str) {
 #[test]
 fn invariant_7_no_waiter_is_forgotten_whose_subscription_was_killed_on_redis() {
     let world = World::redis();
-    // The release finds no subscriber and drops the waiters: only what they do after resubscribing serves them at once.
     served_after(&world, AT_ONCE, || kill_clients(world.server(), "pubsub"));
+}
+
+/// The release comes while the waiters subscribe anew: it finds no subscriber and drops them all from the queue. Only
+/// that they ask again once the subscription is confirmed serves them at once (rule 6).
+#[test]
+fn invariant_7_no_waiter_is_forgotten_that_was_subscribing_anew_during_the_release_on_redis() {
+    let world = World::redis();
+    let proxy = world.proxy();
+    let (holders, lockers) = (world.locker(30_000), [locker_behind(&proxy, 30_000), locker_behind(&proxy, 30_000)]);
+    let holder = handle(&holders);
+    holder.acquire().unwrap();
+    a_fault_and_a_release(&world, &lockers, AT_ONCE, || {
+        proxy.set_silent(Direction::Requests, true);
+        kill_clients(world.server(), "pubsub");
+        holder.release().unwrap();
+        assert_eq!((world.holder(), world.queued()), (None, 0), "the server has forgotten them");
+        proxy.set_silent(Direction::Requests, false);
+    });
 }
 
 #[test]
@@ -311,7 +328,9 @@ on_both! {
 fn invariant_8_a_locker_whose_sockets_are_closed_costs_nothing_on_redis() {
     let world = World::redis();
     let proxy = world.proxy();
-    let (holders, live, dead) = (world.locker(30_000), world.locker(30_000), locker_behind(&proxy, 30_000));
+    let mut options = options_behind(&proxy, 30_000);
+    options.set_response_timeout_ms(1_000).unwrap(); // closing it, with no way to the server, takes that long
+    let (holders, live, dead) = (world.locker(30_000), world.locker(30_000), Locker::new(&options).unwrap());
     let (holder, next) = (handle(&holders), handle(&live));
     holder.acquire().unwrap();
     let locks: Vec<_> = (0..40).map(|_| handle(&dead)).collect();
