@@ -115,8 +115,7 @@ impl Feed {
     pub fn pass(&self) -> bool {
         let mut state = self.state();
         while let Some(caller) = state.callers.pop_front() {
-            if !caller.is_done() {
-                caller.ask_to_read();
+            if caller.ask_to_read() {
                 return true;
             }
         }

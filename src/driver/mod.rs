@@ -567,6 +567,8 @@ impl Driver {
             self.look_after(None)?;
             if self.lock()?.engine.awaits_message(handle) {
                 self.listen(&slot)?;
+            } else if slot.declines_to_read() && !self.feed.pass() {
+                self.ensure_background();
             }
             if slot.is_done() {
                 break;

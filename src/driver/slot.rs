@@ -47,16 +47,29 @@ impl Slot {
         self.state().answer.take()
     }
 
-    pub fn ask_to_drive(&self) {
-        let mut state = self.state();
-        state.drive = true;
-        self.rouse(state);
+    /// False: its call is over, and nobody would drive.
+    pub fn ask_to_drive(&self) -> bool {
+        self.ask(|state| state.drive = true)
     }
 
-    pub fn ask_to_read(&self) {
+    /// False: its call is over, and nobody would read.
+    pub fn ask_to_read(&self) -> bool {
+        self.ask(|state| state.read = true)
+    }
+
+    fn ask(&self, what: impl FnOnce(&mut State)) -> bool {
         let mut state = self.state();
-        state.read = true;
+        if state.done {
+            return false;
+        }
+        what(&mut state);
         self.rouse(state);
+        true
+    }
+
+    /// The thread does not wait for messages. True: it was asked to read them, and another must.
+    pub fn declines_to_read(&self) -> bool {
+        std::mem::take(&mut self.state().read)
     }
 
     /// Was this thread asked for anything that it has not begun?
