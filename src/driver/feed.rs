@@ -15,26 +15,27 @@ use crate::store::Subscription;
 /// The one subscription of a locker.
 pub struct Feed {
     state: Mutex<State>,
-    /// Wakes the call that reads.
-    pub signal: Arc<Signal>,
-    /// For a forked child, which must take no mutex: the descriptor, or -1.
+    /// For a forked child, which must take no mutex: the descriptors, or -1.
     fd: AtomicI32,
+    signal_fd: AtomicI32,
 }
 
 /// A subscription in its reader's hands, and which of the successive subscriptions it is.
 pub struct Reading {
     pub subscription: Box<dyn Subscription>,
     pub generation: u64,
+    /// Wakes a call that reads. One for each generation: a reader of the last one must not swallow what is for the next.
+    pub signal: Arc<Signal>,
 }
 
-#[derive(Default)]
 struct State {
     /// Rises with every new subscription and with every one that ends.
     generation: u64,
     /// Here while nobody reads.
     subscription: Option<Box<dyn Subscription>>,
-    /// Is somebody reading this generation?
-    taken: bool,
+    signal: Arc<Signal>,
+    /// Is a call reading this generation?
+    read_by_call: bool,
     /// Calls that wait for a message and could read.
     callers: VecDeque<Arc<Slot>>,
     pings: Vec<u64>,
@@ -43,8 +44,9 @@ struct State {
 impl State {
     fn begin(&mut self, subscription: Option<Box<dyn Subscription>>) -> Option<Box<dyn Subscription>> {
         self.generation += 1;
-        self.taken = false;
+        self.read_by_call = false;
         self.pings.clear();
+        self.signal.raise(); // a call that still reads the old one lets it go
         std::mem::replace(&mut self.subscription, subscription)
     }
 }
@@ -52,7 +54,16 @@ impl State {
 impl Feed {
     pub fn new() -> io::Result<Self> {
         let signal = Arc::new(Signal::new()?);
-        Ok(Feed { state: Mutex::default(), signal, fd: AtomicI32::new(-1) })
+        let signal_fd = AtomicI32::new(signal.fd());
+        let state = State {
+            generation: 0,
+            subscription: None,
+            signal,
+            read_by_call: false,
+            callers: VecDeque::new(),
+            pings: Vec::new(),
+        };
+        Ok(Feed { state: Mutex::new(state), fd: AtomicI32::new(-1), signal_fd })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -62,9 +73,15 @@ impl Feed {
     /// A new subscription, instead of any there is. The engine is told after this.
     pub fn install(&self, subscription: Box<dyn Subscription>) {
         self.fd.store(subscription.fd().unwrap_or(-1), Ordering::Relaxed);
-        let old = self.state().begin(Some(subscription));
+        let signal = Signal::new().map(Arc::new);
+        let mut state = self.state();
+        let old = state.begin(Some(subscription));
+        if let Ok(signal) = signal {
+            self.signal_fd.store(signal.fd(), Ordering::Relaxed);
+            state.signal = signal;
+        }
+        drop(state);
         drop(old);
-        self.signal.raise(); // a call that still reads the old one lets it go
     }
 
     /// Ends the subscription, whoever reads it.
@@ -72,7 +89,6 @@ impl Feed {
         self.fd.store(-1, Ordering::Relaxed);
         let old = self.state().begin(None);
         drop(old);
-        self.signal.raise();
     }
 
     /// The reader found this one dead.
@@ -89,8 +105,8 @@ impl Feed {
         let mut state = self.state();
         let readable = slot.is_none() || state.subscription.as_ref().is_some_and(|s| s.fd().is_some());
         if readable && let Some(subscription) = state.subscription.take() {
-            state.taken = true;
-            return Some(Reading { subscription, generation: state.generation });
+            state.read_by_call = slot.is_some();
+            return Some(Reading { subscription, generation: state.generation, signal: Arc::clone(&state.signal) });
         }
         if let Some(slot) = slot {
             state.callers.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
@@ -105,7 +121,7 @@ impl Feed {
         if state.generation != reading.generation {
             return true;
         }
-        state.taken = false;
+        state.read_by_call = false;
         state.subscription = Some(reading.subscription);
         drop(state);
         self.pass()
@@ -122,16 +138,14 @@ impl Feed {
         false
     }
 
-    /// Has the reader to send this ping. False: nobody reads.
+    /// Has the call that reads send this ping. False: it is the background thread's to send.
     pub fn ping(&self, number: u64) -> bool {
         let mut state = self.state();
         state.pings.push(number);
-        let taken = state.taken;
-        drop(state);
-        if taken {
-            self.signal.raise();
+        if state.read_by_call {
+            state.signal.raise();
         }
-        taken
+        state.read_by_call
     }
 
     /// The pings that the reader must send. `None`: what it reads is no longer the subscription.
@@ -152,11 +166,11 @@ impl Feed {
     }
 
     pub fn close_in_child(&self) {
-        let fd = self.fd.load(Ordering::Relaxed);
-        if fd >= 0 {
-            // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
-            unsafe { libc::close(fd) };
+        for fd in [self.fd.load(Ordering::Relaxed), self.signal_fd.load(Ordering::Relaxed)] {
+            if fd >= 0 {
+                // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
+                unsafe { libc::close(fd) };
+            }
         }
-        self.signal.close_in_child();
     }
 }

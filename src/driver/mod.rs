@@ -587,7 +587,7 @@ impl Driver {
     fn listen(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<()> {
         slot.reads();
         let Some(mut reading) = self.feed.take(Some(slot)) else { return Ok(()) };
-        let signal = Arc::clone(&self.feed.signal);
+        let signal = Arc::clone(&reading.signal);
         while self.attend(&mut reading)? {
             if !slot.begin_poll(&signal) {
                 if !self.feed.give_back(reading) && self.lock()?.engine.wants_messages() {
