@@ -234,6 +234,7 @@ fn submitter(w: &World, me: usize, seed: u64) {
             (0..30).map(|i| locker.lock(&format!("n{}", i % w.names.len()), "g").ok()).collect();
         drop(locker);
         let mut pending = std::collections::BTreeSet::new();
+        #[allow(clippy::needless_range_loop)]
         for i in 0..locks.len() {
             let Some(lock) = &locks[i] else { continue };
             let _ = lock.watch(&queue, 1000 + i as u64);
