@@ -47,7 +47,7 @@ fn contend(contender: usize, lock: Arc<Lock>, register: &Mutex<Register>, left: 
     while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
         lock.acquire().expect("an acquire without a deadline");
         register.lock().unwrap().enter(contender, &lock);
-        if left.load(Ordering::SeqCst) % 500 == 0 {
+        if left.load(Ordering::SeqCst).is_multiple_of(500) {
             // Beyond the lease: only renewal keeps the lock.
             std::thread::sleep(Duration::from_millis(SHORT_LEASE_MS * 2));
         }

@@ -70,9 +70,8 @@ fn served_after(world: &World, bound: Duration, fault: impl FnOnce()) {
     holder.acquire().unwrap();
     a_fault_and_a_release(world, &[world.locker(30_000), world.locker(30_000)], bound, || {
         fault();
-        match holder.release() {
-            Err(error) => assert!(matches!(error.status, Status::Lost | Status::UnlockUnlocked | Status::NotOwner)),
-            Ok(()) => {}
+        if let Err(error) = holder.release() {
+            assert!(matches!(error.status, Status::Lost | Status::UnlockUnlocked | Status::NotOwner), "{error}");
         }
     });
 }
