@@ -111,8 +111,8 @@ impl Shared {
         loop {
             let count = from.read(&mut buffer).unwrap_or(0);
             let passes = |state: &mut State| {
-                !state.silent[direction as usize]
-                    && !(direction == Direction::Requests && state.connections[index].frozen)
+                let frozen = direction == Direction::Requests && state.connections[index].frozen;
+                !frozen && !state.silent[direction as usize]
             };
             if !self.wait(passes) {
                 break;
