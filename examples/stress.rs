@@ -1,5 +1,5 @@
-//! Many threads, lockers and locks in random order against a server whose connections are killed. For reviews.
-//! Usage: stress <port> <seconds> <seed> [calm]. Exits 1 on a violation; on a hang prints and waits for a debugger (exit 2).
+//! Many threads, lockers and locks in random order against a server whose connections are killed; `make soak` runs it.
+//! Usage: stress <port> <seconds> <seed> [calm]. Exits 1 on a violation, 2 on a hang.
 use dlock::*;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
