@@ -44,7 +44,7 @@ def start_server(program, directory):
 
 
 def play(port, seconds, seed):
-    words = [str(TARGET / "release" / "examples" / "stress"), str(port), str(seconds), str(seed)]
+    words = [str(TARGET / "debug" / "examples" / "stress"), str(port), str(seconds), str(seed)]
     name = f"stress: {seconds} s, seed {seed}"
     program = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
@@ -63,7 +63,7 @@ def main(arguments):
     seconds = int(arguments[0]) if arguments else 60
     length = int(arguments[1]) if len(arguments) > 1 else min(20, seconds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    subprocess.run(["cargo", "build", "--locked", "--release", "--quiet", "--example", "stress"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--locked", "--quiet", "--example", "stress"], cwd=ROOT, check=True)
     default = [sys.executable, str(ROOT / "tools" / "servers.py"), "default"]
     program = os.environ.get("DLOCK_TEST_SERVER") or subprocess.run(
         default, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
