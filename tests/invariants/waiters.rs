@@ -71,11 +71,7 @@ fn served_after(world: &World, bound: Duration, fault: impl FnOnce()) {
     a_fault_and_a_release(world, &[world.locker(30_000), world.locker(30_000)], bound, || {
         fault();
         if let Err(error) = holder.release() {
-<<<<<<< HEAD
-            assert!(matches!(error.status, Status::Lost | Status::UnlockUnlocked | Status::NotOwner));
-=======
             assert!(matches!(error.status, Status::Lost | Status::UnlockUnlocked | Status::NotOwner), "{error}");
->>>>>>> invariants
         }
     });
 }
