@@ -252,26 +252,31 @@ func (r *RedisLocker) Do(ctx context.Context, name, group string, f func(ctx con
 // of them at a time waits for the lock. Nothing else should use lock. Its Lock and Unlock panic where those of the locker
 // return an error.
 func (r *RedisLocker) Mutex(lock *Lock) sync.Locker {
-	return &mutex{locker: r, lock: lock}
+	return &mutex{turn: make(chan struct{}, 1), locker: r, lock: lock}
 }
 
 type mutex struct {
-	local  sync.Mutex
+	turn   chan struct{} // full while somebody holds the lock or waits for it
 	locker *RedisLocker
 	lock   *Lock
 }
 
 func (m *mutex) Lock() {
-	m.local.Lock()
+	m.turn <- struct{}{}
 	if err := m.locker.Lock(m.lock); err != nil {
-		m.local.Unlock()
+		<-m.turn
 		panic(err)
 	}
 }
 
 func (m *mutex) Unlock() {
 	err := m.locker.Unlock(m.lock)
-	m.local.Unlock()
+	if !errors.Is(err, ErrBusy) { // else somebody waits for the lock, and it is not the caller's
+		select {
+		case <-m.turn:
+		default:
+		}
+	}
 	if err != nil {
 		panic(err)
 	}

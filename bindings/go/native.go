@@ -99,6 +99,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -301,8 +302,9 @@ func (h handles) freeQueue()   { C.dlock_queue_free(h.queue) }
 // events is room for what one look into the queue brings.
 type events [64]C.dlock_event
 
-// take passes on what is there. False: the locker is closed.
-func (h handles) take(room *events, each func(id uint64, kind opKind, a answer)) bool {
+// take passes on what is there. False: the locker is closed, and nothing is left. Whoever is told only of changes, as Go's
+// netpoller is, must look until there is nothing once the locker is being closed: that news comes after the last event.
+func (h handles) take(room *events, closing *atomic.Bool, each func(id uint64, kind opKind, a answer)) bool {
 	for {
 		var count C.size_t
 		if s := C.dlock_queue_wait(h.queue, &room[0], C.size_t(len(room)), 0, &count, nil); s != C.DLOCK_OK {
@@ -319,7 +321,7 @@ func (h handles) take(room *events, each func(id uint64, kind opKind, a answer))
 			}
 			each(uint64(event.user_data), opKind(event.kind), a)
 		}
-		if int(count) < len(room) {
+		if count == 0 || (int(count) < len(room) && !closing.Load()) {
 			return true
 		}
 	}

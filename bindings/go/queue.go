@@ -108,7 +108,7 @@ func (n *native) collect() {
 		return
 	}
 	// The descriptor stays readable, and is the library's to read; the netpoller tells of each event after none.
-	_ = conn.Read(func(uintptr) bool { return !n.take(n.room, n.deliver) })
+	_ = conn.Read(func(uintptr) bool { return !n.take(n.room, &n.closed, n.deliver) })
 }
 
 func (n *native) deliver(id uint64, kind opKind, a answer) {
@@ -295,7 +295,7 @@ func (n *native) close() {
 		n.gate.Unlock()
 		n.freeLocker()
 		// What ended while the locker was being closed.
-		n.take(n.room, n.deliver)
+		n.take(n.room, &n.closed, n.deliver)
 		n.endAll()
 		n.file.Close()
 		n.freeQueue()
