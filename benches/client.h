@@ -224,33 +224,38 @@ static inline struct classic *classic_open(const char *port, const char *key)
     return c;
 }
 
-/* redisCommandArgv is the quicker of its two ways. */
+static inline void classic_check(redisReply *reply, int type)
+{
+    if (!reply || reply->type != type || (type == REDIS_REPLY_INTEGER && reply->integer != 1))
+        die("the classic lock by hiredis failed");
+    freeReplyObject(reply);
+}
+
+/* As its documentation does it. */
 static inline void classic_pair(void *state)
+{
+    struct classic *c = state;
+    next_value(c->value);
+    classic_check(redisCommand(c->context, "SET %s %s NX PX " LEASE, c->key, c->value), REDIS_REPLY_STATUS);
+    classic_check(redisCommand(c->context, "EVALSHA %s 1 %s %s", c->sha, c->key, c->value), REDIS_REPLY_INTEGER);
+}
+
+/* The quicker way, without a format. */
+static inline void classic_pair_argv(void *state)
 {
     struct classic *c = state;
     next_value(c->value);
     const char *lock[] = {"SET", c->key, c->value, "NX", "PX", LEASE};
     const char *unlock[] = {"EVALSHA", c->sha, "1", c->key, c->value};
-    redisReply *reply = redisCommandArgv(c->context, 6, lock, NULL);
-    if (!reply || reply->type != REDIS_REPLY_STATUS)
-        die("SET NX by hiredis failed");
-    freeReplyObject(reply);
-    reply = redisCommandArgv(c->context, 5, unlock, NULL);
-    if (!reply || reply->type != REDIS_REPLY_INTEGER || reply->integer != 1)
-        die("the classic release by hiredis failed");
-    freeReplyObject(reply);
+    classic_check(redisCommandArgv(c->context, 6, lock, NULL), REDIS_REPLY_STATUS);
+    classic_check(redisCommandArgv(c->context, 5, unlock, NULL), REDIS_REPLY_INTEGER);
 }
 
 static inline void classic_pings(void *state)
 {
     struct classic *c = state;
-    const char *ping[] = {"PING"};
-    for (int i = 0; i < 2; i++) {
-        redisReply *reply = redisCommandArgv(c->context, 1, ping, NULL);
-        if (!reply || reply->type != REDIS_REPLY_STATUS)
-            die("PING by hiredis failed");
-        freeReplyObject(reply);
-    }
+    for (int i = 0; i < 2; i++)
+        classic_check(redisCommand(c->context, "PING"), REDIS_REPLY_STATUS);
 }
 
 #else
@@ -259,6 +264,7 @@ static inline void classic_pings(void *state)
 #define classic bare_classic
 #define classic_open bare_classic_open
 #define classic_pair bare_classic_pair
+#define classic_pair_argv bare_classic_pair
 #define classic_pings bare_classic_pings
 
 #endif

@@ -8,7 +8,7 @@
  */
 #include "client.h"
 
-enum { ROUNDS = 40, PAIRS = 250, CONTENDERS = 5 };
+enum { ROUNDS = 40, PAIRS = 250, CONTENDERS = 6 };
 
 struct contender {
     const char *name;
@@ -114,6 +114,7 @@ static int against_redis(const char *port, const char *script)
     struct contender contenders[CONTENDERS] = {
         {.name = "dlock", .pair = dlock_pair, .state = lock},
         {.name = "classic", .pair = classic_pair, .state = classic},
+        {.name = "argv", .pair = classic_pair_argv, .state = classic_open(port, "bench:argv")},
         {.name = "pings", .pair = classic_pings, .state = classic},
         {.name = "bare", .pair = bare_classic_pair, .state = bare_classic_open(port, "bench:bare")},
         {.name = "own", .pair = own_commands_pair, .state = own_commands_open(port, script)},

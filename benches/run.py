@@ -174,6 +174,7 @@ def pair(table, processes, port):
                "half of the rounds)", "pair", port, "target/bench/release.lua")
     found = measure(processes, *command)
     rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.05, ""),
+            ("argv", "the same by redisCommandArgv" if found["peer"] == "hiredis" else "the same again", "", ""),
             ("pings", f"{found['peer']}, two PINGs", "", ""),
             ("bare", "bare socket, the same classic commands", "", ""),
             ("own", "bare socket, the commands that dlock sends", "", "")]
@@ -217,7 +218,7 @@ def threads(table, processes, port, quick):
     for count, aim in ((1, ""), (8, 1.0), (64, 1.8)) if not quick else ((8, 1.0),):
         found = measure(processes, "threads", "own", port, count)
         spread = (found["ratio_low"], found["ratio_high"])
-        table.ratio(f"{count} threads, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
+        table.ratio(f"{count} thread{'s' if count > 1 else ''}, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
                     aim, spread, ".0f", at_least=True)
 
 
@@ -239,6 +240,8 @@ def memory(table, processes):
 
 
 def run(arguments, processes, directory):
+    if platform.system() != "Linux":
+        raise Failed("The benchmark reads /proc and so runs on Linux only.")
     hiredis = compile_programs()
     port, version = start_server(processes, directory)
     load = os.getloadavg()[0]

@@ -84,6 +84,8 @@ pub(crate) struct Mailbox {
 #[derive(Default)]
 struct State {
     events: VecDeque<(HandleId, Event)>,
+    /// Submissions accepted whose event has not come.
+    expected: usize,
     /// The queue was freed: nobody will see further events.
     freed: bool,
     /// The locker was closed: no further events will come.
@@ -98,6 +100,9 @@ impl Mailbox {
     /// False: the queue is gone, and nobody will see the event.
     pub(crate) fn post(&self, handle: HandleId, event: Event) -> bool {
         let mut state = self.state();
+        if event.kind != EventKind::Lost {
+            state.expected = state.expected.saturating_sub(1);
+        }
         if state.freed {
             return false;
         }
@@ -108,6 +113,17 @@ impl Mailbox {
         drop(state);
         self.arrived.notify_one();
         true
+    }
+
+    /// An operation is about to be submitted: its event will come.
+    pub(crate) fn expect(&self) {
+        self.state().expected += 1;
+    }
+
+    /// It was not accepted.
+    pub(crate) fn expect_no_more(&self) {
+        self.state().expected -= 1;
+        self.arrived.notify_all();
     }
 
     /// The locker is closed: whoever waits is told, and the descriptor stays readable.
@@ -197,7 +213,7 @@ impl Queue {
         let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
         let mut state = self.mailbox.state();
         while state.events.is_empty() {
-            if state.ended {
+            if state.ended && state.expected == 0 {
                 return Err(Error::new(Status::Closed, "the locker is closed"));
             }
             let now = Instant::now();

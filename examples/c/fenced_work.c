@@ -81,7 +81,7 @@ int main(int argc, char **argv) {
 
     /* A program of yours leaves renewal on, so that a living process keeps its lock for as long as it likes. It is off
      * here because a lease that is not renewed is what a paused process looks like. */
-    dlock_locker *slow_locker = make_locker(url, 300, false);
+    dlock_locker *slow_locker = make_locker(url, 1000, false);
     dlock_locker *quick_locker = make_locker(url, 30000, true);
     dlock_lock *slow;
     dlock_lock *quick;

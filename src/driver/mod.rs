@@ -8,26 +8,31 @@
 
 mod background;
 mod clock;
+mod feed;
 mod link;
 mod slot;
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::clock::{Signal, now};
+use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
 use self::slot::Slot;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
-use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Subscription, Unreachable};
+use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
 
 /// Command links of one locker; the second is opened when calls crowd on the first.
 const COMMAND_LINKS: usize = 2;
 /// The renewals' link, after the command links.
 const RENEWAL: usize = COMMAND_LINKS;
+/// After a failure to connect a link that could be done without.
+const EXTRA_PAUSE_US: Time = 500_000;
 /// A thread that drives a link looks at the engine's clock at least this often.
 const TURN_MAX_US: Time = 20_000;
 /// Near a call's deadline, this often.
@@ -56,14 +61,6 @@ struct Guarded {
     mailboxes: Vec<Weak<Mailbox>>,
 }
 
-/// Pings and a subscription on their way to the background thread, which owns the subscription.
-#[derive(Default)]
-struct Inbox {
-    pings: Vec<u64>,
-    subscription: Option<(Box<dyn Subscription>, Time)>,
-    drop_subscription: bool,
-}
-
 /// One locker's machinery; its locks and queues share it.
 pub struct Driver {
     pid: u32,
@@ -79,9 +76,10 @@ pub struct Driver {
     failures: AtomicU64,
     /// Which of the links are being connected in the background.
     link_asked: [AtomicBool; COMMAND_LINKS + 1],
-    inbox: Mutex<Inbox>,
+    failed_at: [AtomicU64; COMMAND_LINKS + 1],
+    feed: Feed,
     wake: Arc<Signal>,
-    subscription_fd: AtomicI32,
+    timer_fd: AtomicI32,
     stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     background_started: AtomicBool,
@@ -90,7 +88,8 @@ pub struct Driver {
 impl Driver {
     /// No I/O but the making of a descriptor.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>> {
-        let wake = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
+        let failed = |e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}"));
+        let (wake, feed) = (Signal::new().map_err(failed)?, Feed::new().map_err(failed)?);
         Ok(Arc::new(Driver {
             pid: std::process::id(),
             store,
@@ -109,9 +108,10 @@ impl Driver {
             connecting: Mutex::default(),
             failures: AtomicU64::new(0),
             link_asked: Default::default(),
-            inbox: Mutex::default(),
+            failed_at: Default::default(),
+            feed,
             wake: Arc::new(wake),
-            subscription_fd: AtomicI32::new(-1),
+            timer_fd: AtomicI32::new(-1),
             stopped: AtomicBool::new(false),
             threads: Mutex::default(),
             background_started: AtomicBool::new(false),
@@ -135,11 +135,12 @@ impl Driver {
 
     /// In a forked child: close the descriptors, touch nothing else.
     pub fn close_in_child(&self) {
-        let fds = self.links.iter().map(Link::fd_in_child).chain([self.subscription_fd.load(Ordering::Relaxed)]);
+        let fds = self.links.iter().map(Link::fd_in_child).chain([self.timer_fd.load(Ordering::Relaxed)]);
         for fd in fds.filter(|&fd| fd >= 0) {
             // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
             unsafe { libc::close(fd) };
         }
+        self.feed.close_in_child();
         self.wake.close_in_child();
     }
 
@@ -162,6 +163,17 @@ impl Driver {
         drop(guard);
         let link = if actions.is_empty() { None } else { self.perform(actions, prefer) };
         Ok((result, link))
+    }
+
+    /// What is due. Returns the link that requests were put on.
+    fn tick(self: &Arc<Self>) -> Result<Option<usize>> {
+        let mut actions = Vec::new();
+        let mut guard = self.lock()?;
+        guard.engine.tick(now());
+        guard.engine.take_actions(&mut actions);
+        self.release_closers(&mut guard);
+        drop(guard);
+        Ok(self.perform(actions, None))
     }
 
     /// Tells the engine something about its links; what that sends or sets is the background thread's to see to.
@@ -192,6 +204,10 @@ impl Driver {
         if self.check_links()? {
             return Ok(());
         }
+        if self.links[0].is_up() {
+            self.report(Some(0), |engine, now| engine.link_up(now));
+            return Ok(());
+        }
         let tried = self.failures.load(Ordering::Acquire) != failures; // while this thread waited for its turn
         let failed = if tried { last.clone() } else { self.connect(0, &mut last).err() };
         failed.map_or(Ok(()), |why| Err(Error::new(Status::NotConnected, why)))
@@ -214,6 +230,10 @@ impl Driver {
         Ok(self.lock()?.engine.is_link_up())
     }
 
+    fn is_any_up(&self) -> bool {
+        self.links[..COMMAND_LINKS].iter().any(Link::is_up)
+    }
+
     /// Connects a link and tells the engine. Blocks at most for the connect and response timeouts.
     fn connect(self: &Arc<Self>, index: usize, last: &mut Option<Unreachable>) -> std::result::Result<(), Unreachable> {
         let highest = self.guarded.lock().unwrap_or_else(PoisonError::into_inner).engine.highest_token();
@@ -225,6 +245,8 @@ impl Driver {
                 self.links[index].install(connection);
                 if index < COMMAND_LINKS {
                     self.report(Some(index), |engine, now| engine.link_up(now));
+                } else {
+                    self.report(None, |engine, now| engine.renewal_link(now, true));
                 }
                 Ok(())
             }
@@ -232,6 +254,7 @@ impl Driver {
                 if index < COMMAND_LINKS {
                     self.report(None, |engine, now| engine.link_failed(now, &why.0));
                 }
+                self.failed_at[index].store(now(), Ordering::Release);
                 *last = Some(why.clone());
                 self.failures.fetch_add(1, Ordering::AcqRel);
                 Err(why)
@@ -241,7 +264,9 @@ impl Driver {
 
     /// Connects a link on a thread of its own, unless that is under way: a name server or a handshake may take seconds.
     fn connect_in_background(self: &Arc<Self>, index: usize) {
-        if self.link_asked[index].swap(true, Ordering::AcqRel) {
+        // The first link's pauses between attempts are the engine's; the others are extras.
+        let paused = index != 0 && now() < self.failed_at[index].load(Ordering::Acquire) + EXTRA_PAUSE_US;
+        if paused || self.link_asked[index].swap(true, Ordering::AcqRel) {
             return;
         }
         let driver = Arc::clone(self);
@@ -271,8 +296,9 @@ impl Driver {
             let signal = Arc::clone(&driver.wake);
             match driver.store.subscribe(&driver.channel, Arc::new(move || signal.raise())) {
                 Ok(subscription) => {
-                    driver.inbox.lock().unwrap_or_else(PoisonError::into_inner).subscription =
-                        Some((subscription, asked_at));
+                    driver.feed.install(subscription);
+                    driver.report(None, |engine, now| engine.subscribed(now, asked_at));
+                    driver.feed.pass();
                 }
                 Err(_) => driver.report(None, |engine, now| engine.subscribe_failed(now)),
             }
@@ -351,20 +377,18 @@ impl Driver {
                     Action::Connect => self.connect_in_background(0),
                     Action::Subscribe => self.subscribe_in_background(),
                     Action::Ping(number) => {
-                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).pings.push(number);
-                        self.ensure_background();
+                        if !self.feed.ping(number) {
+                            self.ensure_background();
+                        }
                     }
-                    Action::DropSubscription => {
-                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).drop_subscription = true;
-                        self.ensure_background();
-                    }
+                    Action::DropSubscription => self.feed.end(),
                 }
             }
             if refused.is_empty() {
                 return undriven;
             }
             let Ok(mut guard) = self.lock() else { return None };
-            if !self.links[..COMMAND_LINKS].iter().any(Link::is_up) {
+            if !self.is_any_up() {
                 guard.engine.link_down(now(), "the connection ended");
             }
             guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut refused), "the connection ended");
@@ -421,6 +445,7 @@ impl Driver {
         let link = &self.links[index];
         let mut connection = connection;
         let mut replies = Vec::new();
+        let _watched = Watched { driver: self, index };
         loop {
             link.load(&mut *connection);
             let waits = slot.is_some_and(|slot| !slot.is_done());
@@ -500,10 +525,12 @@ impl Driver {
 
     fn requests_lost(self: &Arc<Self>, index: usize, ids: &[RequestId], why: &Unreachable) {
         let lane = if index == RENEWAL { Lane::Renewal } else { Lane::Command };
-        let up = self.links[..COMMAND_LINKS].iter().any(Link::is_up);
         let _ = self.tell(None, |engine, now| {
-            if lane == Lane::Command && !up {
-                engine.link_down(now, &why.0);
+            // Under the engine's mutex, so that no link comes up between the look and the telling.
+            match lane {
+                Lane::Command if !self.is_any_up() => engine.link_down(now, &why.0),
+                Lane::Renewal => engine.renewal_link(now, self.links[RENEWAL].is_up()),
+                Lane::Command => {}
             }
             engine.lost(now, lane, ids, &why.0);
         });
@@ -533,15 +560,71 @@ impl Driver {
                     self.ensure_background();
                 }
             }
-            if let Some(answer) = slot.take() {
+            if slot.is_done() {
                 self.look_after(None)?;
-                return answer;
+                break;
             }
             self.look_after(None)?;
+            if self.lock()?.engine.awaits_message(handle) {
+                self.listen(&slot)?;
+            } else if slot.declines_to_read() && !self.feed.pass() {
+                self.ensure_background();
+            }
+            if slot.is_done() {
+                break;
+            }
             while !slot.wait(LOOK_AROUND) {
                 drop(self.lock()?); // a defect elsewhere must not leave this call waiting
             }
         }
+        if slot.was_asked() {
+            self.ensure_background(); // somebody counted on this thread to drive
+        }
+        slot.take().unwrap_or_else(|| Err(damaged()))
+    }
+
+    /// Reads the subscription for as long as this call waits for a message and is asked for nothing else.
+    fn listen(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<()> {
+        slot.reads();
+        let Some(mut reading) = self.feed.take(Some(slot)) else { return Ok(()) };
+        let signal = Arc::clone(&reading.signal);
+        while self.attend(&mut reading)? {
+            if !slot.begin_poll(&signal) {
+                if !self.feed.give_back(reading) && self.lock()?.engine.wants_messages() {
+                    self.ensure_background();
+                }
+                return Ok(());
+            }
+            poll_readable(&[reading.subscription.fd().unwrap_or(-1), signal.fd()], LOOK_AROUND);
+            slot.end_poll();
+            signal.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends the pings that are due and tells the engine what has come. False: this subscription is over.
+    fn attend(self: &Arc<Self>, reading: &mut Reading) -> Result<bool> {
+        let Some(pings) = self.feed.pings(reading.generation) else { return Ok(false) };
+        let mut pushes = Vec::new();
+        let subscription = &mut reading.subscription;
+        let pinged = pings.into_iter().try_for_each(|number| subscription.ping(number));
+        let alive = subscription.receive(&mut pushes).and(pinged).is_ok();
+        if !pushes.is_empty() {
+            let generation = reading.generation;
+            let (_, put) = self.tell(None, |engine, now| {
+                if self.feed.is_current(generation) {
+                    pushes.into_iter().for_each(|push| engine.push(now, push));
+                }
+            })?;
+            if put.is_some() {
+                self.ensure_background();
+            }
+        }
+        if !alive {
+            self.feed.ended(reading.generation);
+            self.report(None, |engine, now| engine.unsubscribed(now));
+        }
+        Ok(alive)
     }
 
     /// Sees to it that somebody looks after the engine's timers.
@@ -556,7 +639,14 @@ impl Driver {
 
     /// Starts an operation whose completion goes to a queue.
     pub fn submit(self: &Arc<Self>, handle: HandleId, operation: Operation, tag: Tag) -> Result<()> {
-        let (started, _) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
+        let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
+        let mailbox = Arc::clone(mailbox);
+        mailbox.expect();
+        let started = self.tell(None, |engine, now| engine.start(now, handle, operation, tag));
+        let started = started.and_then(|(started, _)| started);
+        if started.is_err() {
+            mailbox.expect_no_more();
+        }
         self.ensure_background();
         started
     }
@@ -617,7 +707,7 @@ impl Driver {
             drop(link.take(None));
             link.take_down();
         }
-        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Inbox::default();
+        self.feed.end();
     }
 
     /// After a defect: every pending call gets an answer.
@@ -638,6 +728,21 @@ impl Driver {
     }
 }
 
+/// A driver that panics must not leave its link without one for ever.
+struct Watched<'a> {
+    driver: &'a Driver,
+    index: usize,
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.driver.links[self.index].take_down();
+            self.driver.fail_everybody();
+        }
+    }
+}
+
 /// How long a driver's turn may take, in microseconds, so that its call notices its deadline.
 fn turn_length(due: Option<Time>) -> Time {
     match due {
@@ -651,4 +756,12 @@ fn turn_length(due: Option<Time>) -> Time {
 
 fn damaged() -> Error {
     Error::new(Status::Panic, "a defect inside dlock stopped this locker; free it and make another")
+}
+
+/// Waits until one of those is readable, at most that long.
+fn poll_readable(fds: &[RawFd], limit: Duration) {
+    let mut fds: Vec<libc::pollfd> =
+        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: a valid array of that length; negative descriptors are ignored.
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit.as_millis() as i32) };
 }

@@ -1,8 +1,9 @@
 //! Where the answer to a blocking call arrives, and how its thread is woken.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::clock::Signal;
 use crate::engine::Answer;
 use crate::error::Result;
 
@@ -19,8 +20,12 @@ struct State {
     answer: Option<Result<Answer>>,
     /// Its link has no driver any more: the waiting thread is asked to drive.
     drive: bool,
+    /// Nobody reads the subscription any more: the waiting thread is asked to.
+    read: bool,
     /// Is the thread asleep? Waking costs a system call, which a driver that answers itself is spared.
     asleep: bool,
+    /// Raised where the thread does not sleep here but polls a descriptor with this one.
+    polls: Option<Arc<Signal>>,
 }
 
 impl Slot {
@@ -42,29 +47,75 @@ impl Slot {
         self.state().answer.take()
     }
 
-    pub fn ask_to_drive(&self) {
-        let mut state = self.state();
-        state.drive = true;
-        self.rouse(state);
+    /// False: its call is over, and nobody would drive.
+    pub fn ask_to_drive(&self) -> bool {
+        self.ask(|state| state.drive = true)
     }
 
-    fn rouse(&self, state: MutexGuard<'_, State>) {
-        let asleep = state.asleep;
+    /// False: its call is over, and nobody would read.
+    pub fn ask_to_read(&self) -> bool {
+        self.ask(|state| state.read = true)
+    }
+
+    fn ask(&self, what: impl FnOnce(&mut State)) -> bool {
+        let mut state = self.state();
+        if state.done {
+            return false;
+        }
+        what(&mut state);
+        self.rouse(state);
+        true
+    }
+
+    /// The thread does not wait for messages. True: it was asked to read them, and another must.
+    pub fn declines_to_read(&self) -> bool {
+        std::mem::take(&mut self.state().read)
+    }
+
+    /// Was this thread asked for anything that it has not begun?
+    pub fn was_asked(&self) -> bool {
+        let state = self.state();
+        state.drive || state.read
+    }
+
+    /// The thread now reads the subscription, or sees that another does.
+    pub fn reads(&self) {
+        self.state().read = false;
+    }
+
+    fn rouse(&self, mut state: MutexGuard<'_, State>) {
+        let (asleep, polls) = (state.asleep, state.polls.take());
         drop(state);
-        if asleep {
+        if let Some(signal) = polls {
+            signal.raise();
+        } else if asleep {
             self.changed.notify_one();
         }
     }
 
-    /// Waits for the answer, or to be asked to drive, at most that long. False: neither came.
+    /// The thread goes to poll, with `signal`. False: there is something to do first.
+    pub fn begin_poll(&self, signal: &Arc<Signal>) -> bool {
+        let mut state = self.state();
+        let idle = !state.done && !state.drive && !state.read;
+        if idle {
+            state.polls = Some(Arc::clone(signal));
+        }
+        idle
+    }
+
+    pub fn end_poll(&self) {
+        self.state().polls = None;
+    }
+
+    /// Waits for the answer, or to be asked for something, at most that long. False: neither came.
     pub fn wait(&self, limit: Duration) -> bool {
-        let waits = |state: &mut State| !state.done && !state.drive;
+        let waits = |state: &mut State| !state.done && !state.drive && !state.read;
         let mut state = self.state();
         state.asleep = true;
         let waited = self.changed.wait_timeout_while(state, limit, waits);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.asleep = false;
-        let came = state.done || state.drive;
+        let came = state.done || state.drive || state.read;
         state.drive = false;
         came
     }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, Who};
+use super::job::leaves_something;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::store::{
@@ -180,6 +181,10 @@ impl<T: Clone> Handle<T> {
         self.call.is_some()
     }
 
+    pub fn awaits_message(&self) -> bool {
+        matches!(self.phase, Phase::Subscribing | Phase::Waiting { .. })
+    }
+
     pub fn request(&self, op: Op) -> Request {
         let acquisition = Acquisition { owner: self.owner, attempt: self.attempt };
         Request { name: Arc::clone(&self.name), acquisition, seat: self.seat.clone(), op }
@@ -308,12 +313,21 @@ impl<T: Clone> Handle<T> {
         debug_assert!(self.request.is_none());
         self.retry_at = 0;
         if core.is_link_up() {
+            self.release_is_late(now);
             self.wanted = None;
             self.exposed |= matches!(op, Op::Join { queue: true, .. });
             self.request = Some(core.send(now, Lane::Command, Who::Handle(self.id), self.request(op)));
         } else {
             self.wanted = Some(op);
             self.trouble(core, now);
+        }
+    }
+
+    /// A release counts as in time by its first sending (rule 10), which may have had to wait for the link.
+    fn release_is_late(&mut self, now: Time) {
+        if (self.phase == Phase::Releasing { in_time: true, repeated: false }) && now >= self.valid_until {
+            self.phase = Phase::Releasing { in_time: false, repeated: false };
+            self.ended = Ended::Lost("its lease ran out before the release could be sent".to_string());
         }
     }
 
@@ -330,6 +344,10 @@ impl<T: Clone> Handle<T> {
         {
             self.want(core, now, op);
         }
+        self.on_renewal_link(core, now);
+    }
+
+    pub fn on_renewal_link(&mut self, core: &mut Core<T>, now: Time) {
         if self.renewal_blocked && self.phase == Phase::Held {
             self.renew(core, now);
         }
@@ -343,13 +361,22 @@ impl<T: Clone> Handle<T> {
     }
 
     fn renew(&mut self, core: &mut Core<T>, now: Time) {
-        self.renewal_blocked = !core.is_link_up();
+        self.renewal_blocked = !core.can_renew();
         self.renew_at = Time::MAX;
         if !self.renewal_blocked {
             let request = self.request(Op::Renew { lease_ms: self.lease_ms });
             core.send(now, Lane::Renewal, Who::Handle(self.id), request);
             // A reply that does not come is not waited for: the next renewal goes out all the same.
-            self.renew_at = now + self.lease_ms * 1_000 / 3;
+            self.renew_at = self.renew_next(core, now);
+        }
+    }
+
+    /// When a renewal sent at `sent_at` is followed by another: also where renewal is off, until a claim is confirmed.
+    fn renew_next(&self, core: &Core<T>, sent_at: Time) -> Time {
+        match (self.unconfirmed, core.config.auto_renew) {
+            (true, _) => sent_at + self.seat.claim_ms * 1_000 / 3,
+            (false, true) => sent_at + self.lease_ms * 1_000 / 3,
+            (false, false) => Time::MAX,
         }
     }
 
@@ -362,6 +389,7 @@ impl<T: Clone> Handle<T> {
         self.request = None;
         if let Reply::Error(error) = &reply
             && error.class == ErrorClass::Retry
+            && !self.is_cancelled()
         {
             return self.retry_later(core, now, pending.request.op, error);
         }
@@ -380,7 +408,11 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            if !current || matches!(self.phase, Phase::Idle | Phase::Releasing { .. }) {
+            if current && matches!(self.phase, Phase::Releasing { .. }) {
+                // It may have run before the release or after it: given up behind the release, never beside it, or the
+                // release would be told that somebody else holds the lock.
+                self.exposed |= leaves_something(&reply);
+            } else if !current || self.phase == Phase::Idle {
                 core.stray(now, &pending.request, &reply); // rule 4
             }
             return;
@@ -393,9 +425,10 @@ impl<T: Clone> Handle<T> {
                 let valid_until = pending.sent_at + validity_us(lease_ms.min(self.lease_ms));
                 self.valid_until = self.valid_until.max(valid_until);
                 self.unconfirmed = false;
+                self.renew_at = self.renew_next(core, pending.sent_at);
             }
             Reply::NotMine(holder) => self.lose(core, now, &lost_to(&holder)),
-            _ => self.renew_at = self.renew_at.min(now + self.lease_ms * 1_000 / 12),
+            _ => self.renew_at = self.renew_at.min(now + self.seat.claim_ms * 1_000 / 12),
         }
     }
 
@@ -471,7 +504,8 @@ impl<T: Clone> Handle<T> {
             return self.end_cancelled(core, now);
         }
         if token >= TOKEN_FLOOR && now < valid_until {
-            let renew_at = if core.config.auto_renew { pending.sent_at + self.lease_ms * 1_000 / 3 } else { Time::MAX };
+            self.unconfirmed = false;
+            let renew_at = self.renew_next(core, pending.sent_at);
             return self.hold(core, token, valid_until, renew_at);
         }
         // Below the floor, or too late to be relied on: the number is dropped and drawn anew by joining (rules 2 and 5).
@@ -495,9 +529,8 @@ impl<T: Clone> Handle<T> {
         self.phase = Phase::Held;
         (self.token, self.valid_until, self.renew_at) = (token, valid_until, renew_at);
         self.exposed = false;
-        self.unconfirmed = false;
         self.renewal_blocked = false;
-        self.wanted = None;
+        (self.wanted, self.retry_at) = (None, 0); // a retry that a hand-off was faster than
         self.give_up_at = Time::MAX;
         core.highest_token = core.highest_token.max(token);
         self.finish(core, Ok(Answer::Acquired { token }));
@@ -525,7 +558,9 @@ impl<T: Clone> Handle<T> {
             _ => return self.release_failed(core, now, in_time, &unexpected(&reply)),
         };
         self.phase = Phase::Idle;
-        self.exposed = false;
+        if std::mem::take(&mut self.exposed) {
+            core.clean_up(now, self.request(Op::Release { leave: true }), None);
+        }
         let ended = std::mem::replace(&mut self.ended, Ended::Orderly);
         let result = match (holder, ended) {
             // Rule 10: the first sending did it, and its lost reply may have named a waiter of ours.
@@ -548,7 +583,7 @@ impl<T: Clone> Handle<T> {
     }
 
     fn release_failed(&mut self, core: &mut Core<T>, now: Time, in_time: bool, error: &ServerError) {
-        self.exposed = in_time;
+        self.exposed |= in_time;
         if in_time {
             self.ended = Ended::Unsure;
         }
@@ -562,9 +597,7 @@ impl<T: Clone> Handle<T> {
                 self.lease_ms = lease_ms;
                 self.unconfirmed = false;
                 self.valid_until = valid_until;
-                if core.config.auto_renew {
-                    self.renew_at = pending.sent_at + lease_ms * 1_000 / 3;
-                }
+                self.renew_at = self.renew_next(core, pending.sent_at);
                 if now >= valid_until {
                     return self.lose(core, now, "its lease ran out");
                 }
@@ -588,12 +621,18 @@ impl<T: Clone> Handle<T> {
 
     pub fn on_lost(&mut self, core: &mut Core<T>, now: Time, id: RequestId, pending: &Pending) {
         if self.request != Some(id) {
-            if matches!(pending.request.op, Op::Renew { .. }) && self.phase == Phase::Held {
+            let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
+            let wanted = self.unconfirmed || core.config.auto_renew;
+            if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
                 self.renew_at = now;
             }
             return;
         }
         self.request = None;
+        // A call that waits in the queue counts the time for reconnecting anew with each loss.
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. }) {
+            self.give_up_at = Time::MAX;
+        }
         self.trouble(core, now);
         if self.is_acquiring() {
             self.exposed = true;
@@ -634,6 +673,10 @@ impl<T: Clone> Handle<T> {
         if matches!(self.phase, Phase::Held | Phase::Leaving { .. }) {
             return true; // the news came by a reply, or the leave in flight will find it
         }
+        if matches!(self.phase, Phase::Releasing { .. }) {
+            self.exposed = true; // a release beside the one in flight could overtake it: when that is answered
+            return true;
+        }
         if !self.is_acquiring() {
             return false;
         }
@@ -653,12 +696,9 @@ impl<T: Clone> Handle<T> {
             return true;
         }
         self.request = None; // a re-check in flight: its reply is not waited for
-        self.hold(core, token, valid_until, now);
         self.unconfirmed = true;
+        self.hold(core, token, valid_until, now);
         self.renew(core, now); // confirms the claim, also where renewal is off
-        if !core.config.auto_renew {
-            self.renew_at = Time::MAX;
-        }
         true
     }
 
@@ -767,7 +807,7 @@ impl<T: Clone> Handle<T> {
         match self.phase {
             // The lock is still held; only the extension failed.
             Phase::Held => {
-                self.wanted = None;
+                (self.wanted, self.retry_at) = (None, 0);
                 if let Some(id) = self.request.take() {
                     core.forget(id);
                 }
@@ -775,7 +815,7 @@ impl<T: Clone> Handle<T> {
                 self.finish(core, Err(error));
             }
             Phase::Releasing { in_time, .. } => {
-                self.exposed = in_time;
+                self.exposed |= in_time;
                 self.fail(core, now, error);
                 if in_time {
                     self.ended = Ended::Unsure;

@@ -21,6 +21,8 @@ pub(super) struct Job<T> {
     /// Ends without an answer then: a lease later nothing is left to give up.
     until: Time,
     retry_at: Time,
+    /// A release's reply was lost; it may have named a waiter of this locker (rule 10).
+    repeated: bool,
     due: Time,
     needing: bool,
 }
@@ -49,7 +51,7 @@ impl<T: Clone> Core<T> {
 
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
-        if matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. }) {
+        if leaves_something(reply) {
             self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
         }
     }
@@ -77,7 +79,17 @@ impl<T: Clone> Core<T> {
     ) -> u64 {
         let id = self.next_job;
         self.next_job += 1;
-        let job = Job { request, asked, after, in_flight: None, until, retry_at: 0, due: Time::MAX, needing: false };
+        let job = Job {
+            request,
+            asked,
+            after,
+            in_flight: None,
+            until,
+            retry_at: 0,
+            repeated: false,
+            due: Time::MAX,
+            needing: false,
+        };
         self.jobs.insert(id, job);
         self.advance(now, id);
         id
@@ -125,10 +137,11 @@ impl<T: Clone> Core<T> {
         self.end_job(id, Some(Err(Error::new(Status::NotConnected, text))));
     }
 
-    pub fn job_lost(&mut self, now: Time, id: u64) {
+    pub fn job_lost(&mut self, now: Time, id: u64, pending: &Pending) {
         let response_timeout_us = self.config.response_timeout_ms * 1_000;
         if let Some(job) = self.jobs.get_mut(&id) {
             (job.after, job.in_flight) = (None, None);
+            job.repeated |= matches!(pending.request.op, Op::Release { .. });
             if job.asked.is_some() && job.until == Time::MAX {
                 job.until = now + response_timeout_us;
             }
@@ -168,6 +181,11 @@ impl<T: Clone> Core<T> {
                 let result = job.asked.as_ref().map(|(operation, _)| answer(*operation, &job.request, holder));
                 self.end_job(id, result);
             }
+            Reply::NotMine(_) if job.repeated => {
+                let name = Arc::clone(&job.request.name);
+                self.end_job(id, None);
+                self.recheck_later(&name);
+            }
             _ => self.end_job(id, None),
         }
     }
@@ -199,6 +217,11 @@ impl<T: Clone> Core<T> {
     }
 }
 
+/// Does the reply say that the attempt is now on the server, as holder or waiter?
+pub(super) fn leaves_something(reply: &Reply) -> bool {
+    matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
+}
+
 fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Answer> {
     let foreign = |what: &str| {
         let text = format!("lock {:?}: held by another program, {what}", request.name.key());
@@ -206,7 +229,7 @@ fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Ans
     };
     match (operation, holder) {
         (Operation::IsLocked, holder) => Ok(Answer::Flag(holder != Holder::Nobody)),
-        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a.owner == request.acquisition.owner)),
+        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a == request.acquisition)),
         (Operation::IsLockedByMe, _) => Ok(Answer::Flag(false)),
         (_, Holder::Nobody) => Ok(Answer::Owner(None)),
         (_, Holder::Acquisition(acquisition)) => Ok(Answer::Owner(Some(acquisition.owner))),

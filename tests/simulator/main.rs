@@ -1,0 +1,124 @@
+//! The simulator: whole histories of several lockers, one server and a faulty network, from one seed each.
+//!
+//! `DLOCK_SEEDS=n` runs that many seeds, `DLOCK_SEED=n` one of them, with its trace if it fails; `DLOCK_TRACE=n` keeps
+//! that many of its last steps.
+
+mod history;
+mod network;
+mod plan;
+mod process;
+mod rng;
+mod trace;
+mod user;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use self::world::{Stats, World};
+
+const SEEDS: u64 = 1_000;
+const TRACE_LINES: usize = 80;
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+/// The seed being run, and since when: an engine that never returns cannot be stopped, only be told of.
+static RUNNING: Mutex<Option<(u64, Instant)>> = Mutex::new(None);
+const STUCK: Duration = Duration::from_secs(60);
+
+fn watch() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let looks = || loop {
+            std::thread::sleep(Duration::from_secs(1));
+            if let Some((seed, since)) = *RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+                && since.elapsed() > STUCK
+            {
+                eprintln!(
+                    "seed {seed}: the engine does not return; DLOCK_SEED={seed} cargo test --test simulator histories"
+                );
+                std::process::abort();
+            }
+        };
+        std::thread::spawn(looks);
+    });
+}
+
+fn run(seed: u64, keep: usize) -> Result<Stats, String> {
+    watch();
+    trace::start(keep);
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((seed, Instant::now()));
+    let result = run_seed(seed);
+    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    result
+}
+
+fn run_seed(seed: u64) -> Result<Stats, String> {
+    match catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
+        Ok(result) => result,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("?");
+            Err(format!("panic: {text}"))
+        }
+    }
+}
+
+/// Runs a failing seed again with its trace, and prints all that is needed to look into it.
+fn report(seed: u64, failure: &str) -> String {
+    let keep = number("DLOCK_TRACE").map_or(TRACE_LINES, |n| n as usize);
+    let again = run(seed, keep);
+    let mut text = format!("seed {seed}: {failure}\n");
+    for line in trace::take() {
+        text += &format!("  {line}\n");
+    }
+    if again.err().as_deref() != Some(failure) {
+        text += "  (it went another way the second time: the simulation is not deterministic)\n";
+    }
+    text + &format!("seed {seed}: {failure}\nrun it again: DLOCK_SEED={seed} cargo test --test simulator histories\n")
+}
+
+#[test]
+fn histories_of_many_seeds_show_no_violation() {
+    let one = number("DLOCK_SEED");
+    let first = one.or_else(|| number("DLOCK_FIRST_SEED")).unwrap_or(0);
+    let seeds = one.map_or_else(|| number("DLOCK_SEEDS").unwrap_or(SEEDS), |_| 1);
+    let mut all = Stats::default();
+    let mut failed = Vec::new();
+    for seed in first..first + seeds {
+        match run(seed, 0) {
+            Ok(stats) => {
+                all.events += stats.events;
+                for (what, count) in stats.counts {
+                    *all.counts.entry(what).or_default() += count;
+                }
+            }
+            Err(failure) => failed.push((seed, failure)),
+        }
+    }
+    println!("{seeds} histories, {} events", all.events);
+    for (what, count) in &all.counts {
+        println!("  {count:>9} {what}");
+    }
+    for (seed, failure) in failed.iter().skip(1).take(40) {
+        println!("also seed {seed}: {failure}");
+    }
+    if let Some((seed, failure)) = failed.first() {
+        println!("{} of {seeds} seeds failed", failed.len());
+        panic!("{}", report(*seed, failure));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for seed in 0..20 {
+        let hashes = [0; 2].map(|_: i32| {
+            let _ = run(seed, 1);
+            trace::hash()
+        });
+        assert_eq!(hashes[0], hashes[1], "seed {seed}");
+    }
+}

@@ -1,0 +1,427 @@
+//! One simulated world: a clock, a server, a network, and the lockers of several processes. Everything that happens is
+//! an event with a time; the next event is always the earliest, and chance comes from one seed.
+//!
+//! This file has the clock, the events and the phases of a history; `network.rs` the connections and their faults,
+//! `process.rs` what `src/driver` does around an engine, `user.rs` what users do and may expect.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dlock::store::memory::server::MemoryServer;
+use dlock::store::name::{FENCE, Name};
+use dlock::store::{Acquisition, Holder};
+
+use super::history::{History, HoldingId, Time};
+use super::network::{Conn, ConnId, ToClient, ToServer};
+use super::plan::{Fault, MS, Plan, SECOND};
+use super::process::{Pid, Process};
+use super::rng::Rng;
+use super::trace::trace;
+use super::user::Act;
+
+/// The server's wall clock at time 0.
+const EPOCH_US: u64 = 1_790_000_000_000_000;
+/// After the last fault: until then everything has expired, been noticed, reconnected and asked again.
+const SETTLE_US: Time = 16 * SECOND;
+/// In calm, a lock that somebody waits for is without a holder at most so long.
+const UNHELD_MAX_US: Time = 300 * MS;
+/// After the calm, every waiter is served within that time.
+const SERVED_MAX_US: Time = 30 * SECOND;
+/// Longer than any lease and the life of any queue.
+const FORGOTTEN_US: Time = 60 * SECOND;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Faults,
+    /// No new faults; the last ones' consequences run out.
+    Settling,
+    /// Users are busy, and nothing may go wrong.
+    Calm,
+    /// Nobody asks for more; every waiter must be served.
+    Draining,
+    /// Everything was freed.
+    Over,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    ToServer(ConnId, u64, ToServer),
+    ToClient(ConnId, ToClient),
+    /// The client learns that the connection is no more.
+    Broken(ConnId),
+    /// The server learns that.
+    ServerDrops(ConnId),
+    Connected(Pid, usize, bool),
+    SubscribeFailed(Pid, ConnId),
+    Tick(Pid, u64),
+    User(Pid, usize, u64, Act),
+    Resume(Pid),
+    Restart(usize),
+    Exit(Pid),
+    Write(HoldingId),
+    Fault,
+    Heal(Fault),
+    Phase(Phase),
+    Probe,
+    /// Whatever is still half open is noticed now.
+    NoticeAll,
+}
+
+/// What a history amounted to, for figures and for knowing that nothing is dead code.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub events: u64,
+    pub counts: BTreeMap<String, u64>,
+}
+
+impl Stats {
+    pub fn count(&mut self, what: &str) {
+        match self.counts.get_mut(what) {
+            Some(count) => *count += 1,
+            None => drop(self.counts.insert(what.to_string(), 1)),
+        }
+    }
+}
+
+pub struct World {
+    pub now: Time,
+    pub rng: Rng,
+    pub plan: Plan,
+    pub phase: Phase,
+    pub server: MemoryServer,
+    pub names: Vec<Arc<Name>>,
+    pub conns: Vec<Conn>,
+    pub processes: Vec<Process>,
+    /// The live process of each locker of the plan.
+    pub current: Vec<Option<Pid>>,
+    pub history: History,
+    /// Which handle an owner id belongs to.
+    pub owners: BTreeMap<uuid::Uuid, (Pid, usize)>,
+    /// Faults that last: until when.
+    pub lasting: BTreeMap<Fault, Time>,
+    /// Acquisitions asked for since the calm began: they leave nothing behind.
+    pub calm_acquisitions: BTreeSet<Acquisition>,
+    pub failure: Option<String>,
+    pub stats: Stats,
+    events: BTreeMap<(Time, u64), Event>,
+    next_event: u64,
+    next_uuid: u64,
+    pub next_tag: u64,
+    /// Since when each lock has been without a holder in calm, though somebody waits.
+    unheld_since: Vec<Option<Time>>,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let plan = Plan::new(&mut rng);
+        Self::with_plan(plan, rng)
+    }
+
+    pub fn with_plan(plan: Plan, rng: Rng) -> Self {
+        let names = (0..plan.names).map(|n| Arc::new(Name::new(&format!("lock{n}"), "sim").expect("legal"))).collect();
+        World {
+            now: SECOND,
+            rng,
+            phase: Phase::Faults,
+            server: MemoryServer::new(EPOCH_US),
+            names,
+            conns: Vec::new(),
+            processes: Vec::new(),
+            current: vec![None; plan.lockers.len()],
+            history: History::default(),
+            owners: BTreeMap::new(),
+            lasting: BTreeMap::new(),
+            calm_acquisitions: BTreeSet::new(),
+            failure: None,
+            stats: Stats::default(),
+            events: BTreeMap::new(),
+            next_event: 0,
+            next_uuid: 1,
+            next_tag: 1,
+            unheld_since: vec![None; plan.names],
+            plan,
+        }
+    }
+
+    /// Runs the history to its end.
+    pub fn run(mut self) -> Result<Stats, String> {
+        trace!(self, "{:?}", self.plan);
+        for slot in 0..self.plan.lockers.len() {
+            self.start_process(slot);
+        }
+        let calm_at = self.now + self.plan.faults_for_us;
+        self.at(calm_at, Event::Phase(Phase::Settling));
+        if !self.plan.faults.is_empty() {
+            self.at(self.now, Event::Fault);
+        }
+        while self.failure.is_none() {
+            let Some((&(at, seq), _)) = self.events.first_key_value() else { break };
+            let event = self.events.remove(&(at, seq)).expect("just seen");
+            self.now = at;
+            self.stats.events += 1;
+            self.happen(event);
+            if self.stats.events > 3_000_000 {
+                self.fail("(g) three million events: something does not come to rest".to_string());
+            }
+        }
+        match self.failure {
+            None if self.phase != Phase::Over => Err(format!("the history stopped in {:?}", self.phase)),
+            None => Ok(self.stats),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    pub fn fail(&mut self, what: String) {
+        trace!(self, "VIOLATION {what}");
+        if self.failure.is_none() {
+            self.failure = Some(what);
+        }
+    }
+
+    pub fn check<T>(&mut self, checked: Result<T, String>) -> Option<T> {
+        match checked {
+            Ok(value) => Some(value),
+            Err(what) => {
+                self.fail(what);
+                None
+            }
+        }
+    }
+
+    pub fn at(&mut self, at: Time, event: Event) {
+        self.events.insert((at.max(self.now), self.next_event), event);
+        self.next_event += 1;
+    }
+
+    pub fn after(&mut self, delay: Time, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    /// Takes out, in order, what is under way to the server on a connection.
+    pub fn take_arrivals(&mut self, of: ConnId) -> Vec<(Time, Event)> {
+        let is_of = |event: &Event| matches!(event, Event::ToServer(conn, ..) if *conn == of);
+        let keys: Vec<_> = self.events.iter().filter(|(_, event)| is_of(event)).map(|(&key, _)| key).collect();
+        keys.into_iter().filter_map(|key| Some((key.0, self.events.remove(&key)?))).collect()
+    }
+
+    pub fn new_uuid(&mut self) -> uuid::Uuid {
+        self.next_uuid += 1;
+        uuid::Uuid::from_u128(u128::from(self.next_uuid))
+    }
+
+    pub fn is_lasting(&self, fault: Fault) -> bool {
+        self.lasting.get(&fault).is_some_and(|&until| self.now < until)
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::ToServer(conn, n, message) => self.at_server(conn, n, message),
+            Event::ServerDrops(conn) => self.server_drops(conn),
+            Event::ToClient(conn, _) | Event::Broken(conn) => self.deliver(self.conns[conn].pid, event),
+            Event::Connected(pid, ..) | Event::SubscribeFailed(pid, _) | Event::Tick(pid, _) | Event::User(pid, ..) => {
+                self.deliver(pid, event)
+            }
+            Event::Resume(pid) => self.resume(pid),
+            Event::Restart(slot) => self.start_process(slot),
+            Event::Exit(pid) => self.exit(pid),
+            Event::Write(holding) => {
+                let written = self.history.write(self.now, holding);
+                if let Some(accepted) = self.check(written) {
+                    self.stats.count(if accepted { "write accepted" } else { "write refused" });
+                }
+            }
+            Event::Fault => self.strike(),
+            Event::Heal(fault) => trace!(self, "{fault:?} is over"),
+            Event::Phase(phase) => self.enter(phase),
+            Event::Probe => self.probe(),
+            Event::NoticeAll => self.notice_all(),
+        }
+    }
+
+    /// A fault strikes, and the next one is planned.
+    fn strike(&mut self) {
+        if self.phase != Phase::Faults {
+            return;
+        }
+        let fault = *self.rng.pick(&self.plan.faults.clone());
+        let slot = self.rng.below(self.current.len() as u64) as usize;
+        self.inject(fault, slot);
+        let pause = self.rng.below(2 * self.plan.fault_every_us);
+        self.after(pause, Event::Fault);
+    }
+
+    pub fn inject(&mut self, fault: Fault, slot: usize) {
+        self.stats.count(&format!("fault {fault:?}"));
+        trace!(self, "FAULT {fault:?} locker {slot}");
+        let name = self.rng.below(self.names.len() as u64) as usize;
+        match fault {
+            Fault::Outage | Fault::SlowNetwork | Fault::RefuseSubscribe | Fault::RetryErrors => {
+                self.last(fault, 2 * SECOND)
+            }
+            Fault::ReportErrors | Fault::OutOfMemory => self.last(fault, SECOND / 2),
+            Fault::Flush => {
+                self.server.flush();
+                for lock in 0..self.names.len() {
+                    self.history.disturbed(self.now, lock);
+                }
+            }
+            Fault::QueueLost => self.server.remove(self.names[name].waiters()),
+            Fault::KeyLost => {
+                self.server.remove(self.names[name].key());
+                self.history.disturbed(self.now, name);
+            }
+            _ => {
+                if let Some(pid) = self.current[slot] {
+                    self.inject_into(fault, pid, slot);
+                }
+            }
+        }
+        if fault == Fault::Outage {
+            for conn in 0..self.conns.len() {
+                self.break_conn(conn);
+            }
+        }
+    }
+
+    fn last(&mut self, fault: Fault, longest: Time) {
+        let until = self.now + self.rng.spread(20 * MS, longest);
+        let until = until.min(SECOND + self.plan.faults_for_us);
+        self.lasting.insert(fault, until);
+        self.at(until, Event::Heal(fault));
+    }
+
+    fn inject_into(&mut self, fault: Fault, pid: Pid, slot: usize) {
+        match fault {
+            Fault::BreakCommand => {
+                let index = self.rng.below(2) as usize;
+                self.break_link(pid, index);
+            }
+            Fault::BreakRenewal => self.break_link(pid, 2),
+            Fault::BreakSubscription => {
+                if let Some(conn) = self.processes[pid].subscription.or(self.processes[pid].subscribing) {
+                    self.break_conn(conn);
+                }
+            }
+            Fault::Pause => {
+                let lease_us = self.processes[pid].plan.lease_ms * MS;
+                let length = self.rng.spread(MS, 2 * lease_us);
+                self.pause(pid, length);
+            }
+            Fault::Crash => {
+                self.crash(pid);
+                let pause = self.rng.spread(10 * MS, SECOND);
+                self.after(pause, Event::Restart(slot));
+            }
+            Fault::Close => self.close_process(pid),
+            _ => unreachable!("strikes no locker"),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        trace!(self, "PHASE {phase:?}");
+        self.phase = phase;
+        match phase {
+            Phase::Faults => {}
+            Phase::Settling => {
+                self.lasting.clear();
+                self.after(SETTLE_US / 4, Event::NoticeAll);
+                self.after(SETTLE_US, Event::Phase(Phase::Calm));
+            }
+            Phase::Calm => {
+                self.after(self.plan.calm_for_us, Event::Phase(Phase::Draining));
+                self.at(self.now, Event::Probe);
+                self.wake_users();
+            }
+            Phase::Draining => {}
+            Phase::Over => self.check_empty(),
+        }
+    }
+
+    /// In calm, at intervals: is some lock without a holder though somebody waits? Is all done?
+    fn probe(&mut self) {
+        for lock in 0..self.names.len() {
+            let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
+            let held = self.history.valid(self.now, lock).next().is_some();
+            let since = self.unheld_since[lock].get_or_insert(self.now);
+            if held || !waited_for {
+                self.unheld_since[lock] = None;
+            } else if self.now - *since > UNHELD_MAX_US {
+                let holder = self.server.holder(self.now, self.names[lock].key());
+                let queue = self.server.queue(self.now, self.names[lock].waiters());
+                let since = *since;
+                let what = format!(
+                    "(d) waiters: lock {lock} has had no valid holder since {since}; on the server: {holder:?}, {queue:?}"
+                );
+                return self.fail(what);
+            }
+        }
+        let calm_since = SECOND + self.plan.faults_for_us + SETTLE_US + self.plan.calm_for_us;
+        if self.phase == Phase::Draining {
+            let busy = self.processes.iter().any(|process| process.is_engaged());
+            if !busy {
+                return self.free_everything();
+            }
+            if self.now > calm_since + SERVED_MAX_US {
+                let waiting: Vec<String> = self.processes.iter().map(|process| process.engagements()).collect();
+                return self.fail(format!("(d) waiters: not served: {waiting:?}"));
+            }
+        }
+        self.after(20 * MS, Event::Probe);
+    }
+
+    fn free_everything(&mut self) {
+        trace!(self, "all is released: handles are freed");
+        for pid in 0..self.processes.len() {
+            self.free_handles(pid);
+        }
+        self.after(SECOND, Event::Phase(Phase::Over));
+    }
+
+    /// After everything is released and freed: nothing of the calm is left now, and nothing at all but counters when
+    /// leases and queues of those who crashed are over.
+    fn check_empty(&mut self) {
+        for pid in 0..self.processes.len() {
+            if !self.processes[pid].is_drained() {
+                return self.fail(format!("(e) locker {pid} still has something to release in the background"));
+            }
+        }
+        for name in self.names.clone() {
+            if let Holder::Acquisition(acquisition) = self.server.holder(self.now, name.key())
+                && self.calm_acquisitions.contains(&acquisition)
+            {
+                return self.fail(format!("(e) key space: {} still belongs to {acquisition}", name.key()));
+            }
+            for entry in self.server.queue(self.now, name.waiters()) {
+                let text = entry.member.split('@').next().unwrap_or_default();
+                if Acquisition::parse(text).is_some_and(|acquisition| self.calm_acquisitions.contains(&acquisition)) {
+                    return self.fail(format!("(e) key space: {text} is still in the queue of {}", name.key()));
+                }
+            }
+        }
+        let late = self.now + FORGOTTEN_US;
+        let left: Vec<String> = self.server.keys(late).into_iter().filter(|key| key != FENCE).collect();
+        if !left.is_empty() {
+            self.fail(format!("(e) key space: left over for good: {left:?}"));
+        }
+        self.events.clear();
+    }
+
+    /// After a step of the server: everybody who believes to hold a lock is its holder there (invariant 3).
+    pub fn check_views(&mut self, lock: usize) {
+        let holder = self.server.holder(self.now, self.names[lock].key());
+        let mut wrong = None;
+        for (id, who) in self.history.valid(self.now, lock) {
+            let told = match &holder {
+                Holder::Acquisition(acquisition) => who == acquisition.to_string(),
+                _ => false,
+            };
+            if !told && !self.history.is_exempt(id) {
+                wrong = Some(format!("(a) views: {who} believes to hold lock {lock}, on the server: {holder:?}"));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.fail(wrong);
+        }
+    }
+}
