@@ -6,7 +6,8 @@ package dlock
 
 /*
 #cgo CFLAGS: -I${SRCDIR}/../../include -I${SRCDIR}/../../target/release
-#cgo LDFLAGS: ${SRCDIR}/../../target/release/libdlock.a
+#cgo linux LDFLAGS: -L${SRCDIR}/../../target/release -l:libdlock.a
+#cgo !linux LDFLAGS: ${SRCDIR}/../../target/release/libdlock.a
 #cgo linux LDFLAGS: -lpthread -ldl -lm
 #if !__has_include(<libdlock.a>)
 #error "dlock: libdlock.a is not built. Run `make build` in the root of the dlock repository."
