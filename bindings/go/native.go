@@ -5,7 +5,7 @@ package dlock
 
 /*
 #if !__has_include(<dlock.h>)
-#error "dlock: dlock.h is not found. It is in the directory include of the dlock repository; see 'Building' in the documentation of this package."
+#error "dlock: dlock.h is not found. This package is a part of the dlock repository: use it from a checkout, and run `make build` in its root; or see 'Building' in the documentation of this package."
 #endif
 #include <dlock.h>
 #include <stdlib.h>

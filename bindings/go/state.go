@@ -203,7 +203,9 @@ func (s *lockState) roundTrip(kind opKind) (a answer) {
 		a = callLock(s.handle, kind)
 		n.leaveDirect(at)
 	} else {
+		n.roundTrips.Add(1)
 		a = s.submitAndWait(kind, 0, 0)
+		n.roundTrips.Add(-1)
 	}
 	runtime.KeepAlive(s)
 	return a
