@@ -367,4 +367,4 @@ impl<T: Clone> Core<T> {
 const RECHECK_MAX_US: Time = 5_000_000;
 /// and this often where many wait in this locker, on whatever locks (a queue's life in `join.lua` is at least three
 /// times that and its jitter).
-const RECHECK_CROWD_US: Time = 10_000_000;
+const RECHECK_CROWD_US: Time = 15_000_000;

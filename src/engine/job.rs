@@ -21,6 +21,8 @@ pub(super) struct Job<T> {
     /// Ends without an answer then: a lease later nothing is left to give up.
     until: Time,
     retry_at: Time,
+    /// Why the server refused it last, for a reason that passes.
+    refusal: Option<String>,
     /// A release's reply was lost; it may have named a waiter of this locker (rule 10).
     repeated: bool,
     due: Time,
@@ -86,6 +88,7 @@ impl<T: Clone> Core<T> {
             in_flight: None,
             until,
             retry_at: 0,
+            refusal: None,
             repeated: false,
             due: Time::MAX,
             needing: false,
@@ -133,14 +136,16 @@ impl<T: Clone> Core<T> {
         if job.until > now {
             return self.advance(now, id);
         }
-        let text = format!("lock {:?}: {}", job.request.name.key(), self.link_error);
-        self.end_job(id, Some(Err(Error::new(Status::NotConnected, text))));
+        let status = if job.refusal.is_some() { Status::Locker } else { Status::NotConnected };
+        let why = job.refusal.as_ref().unwrap_or(&self.link_error);
+        let text = format!("lock {:?}: {why}", job.request.name.key());
+        self.end_job(id, Some(Err(Error::new(status, text))));
     }
 
     pub fn job_lost(&mut self, now: Time, id: u64, pending: &Pending) {
         let response_timeout_us = self.config.response_timeout_ms * 1_000;
         if let Some(job) = self.jobs.get_mut(&id) {
-            (job.after, job.in_flight) = (None, None);
+            (job.after, job.in_flight, job.refusal) = (None, None, None);
             job.repeated |= matches!(pending.request.op, Op::Release { .. });
             if job.asked.is_some() && job.until == Time::MAX {
                 job.until = now + response_timeout_us;
@@ -163,6 +168,7 @@ impl<T: Clone> Core<T> {
             Reply::Error(error) if error.class == ErrorClass::Retry => {
                 job.until = job.until.min(now + self.config.response_timeout_ms * 1_000);
                 job.retry_at = now + RETRY_US;
+                job.refusal = Some(error.text);
                 self.advance(now, id);
             }
             Reply::Error(error) => {

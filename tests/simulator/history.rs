@@ -118,6 +118,7 @@ impl History {
         if let Some(last) = last
             && last > id
             && !exempt
+            && !self.is_exempt(last)
         {
             let (who, newer) = (&holding.who, &self.holdings[&last].who);
             return Err(format!(

@@ -316,7 +316,7 @@ fn rule_6_a_queue_lives_three_rechecks_and_a_join_never_shortens_it() {
     let mut world = World::new();
     world.taken("A", who(1, 1), Op::Try { lease_ms: 1_000_000 });
     world.queued("B", who(2, 1), 0);
-    world.wait_ms(37_499);
+    world.wait_ms(56_249);
     assert_eq!(world.order(), "2");
     world.wait_ms(1);
     assert_eq!((world.order().as_str(), world.keys().len()), ("", 2));
