@@ -97,6 +97,22 @@ def compile_contender(directory):
     return program
 
 
+def build_go_contender(directory):
+    """The same in Go; None where there is no Go."""
+    if shutil.which("go") is None:
+        return None
+    include, library = library_directories()
+    program = Path(directory) / "go-contender"
+    environment = dict(os.environ, CGO_CFLAGS=f"-O2 -I{include} -I{library}",
+                       CGO_LDFLAGS=f"-L{library} -Wl,-rpath,{library}")
+    done = subprocess.run(["go", "build", "-o", str(program), "."], cwd=str(HERE / "go"), env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != 0:
+        print("without a Go contender, which does not compile:\n" + done.stdout.decode(errors="replace"), file=sys.stderr)
+        return None
+    return program
+
+
 def start_server(processes, directory):
     """The URL of a private server, started on a free port."""
     found = subprocess.run([sys.executable, str(ROOT / "tools" / "servers.py"), "default"], stdout=subprocess.PIPE)
@@ -332,8 +348,11 @@ def verdict(labels, findings):
 
 def demo(arguments, processes, directory):
     program = compile_contender(directory)
+    go_program = build_go_contender(directory)
     url = start_server(processes, directory)
     commands = [(f"C{number + 1}", [program]) for number in range(PROCESSES)]
+    if go_program:
+        commands.append(("Go", [go_program]))
     for contender in arguments.contender:
         label, _, command = contender.partition("=")
         if not command:

@@ -45,6 +45,8 @@ STEPS = [
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
     Step("go vet", ["go", "vet", "./..."], 240, where="bindings/go"),
     Step("go test", ["go", "test", "-count=1", "-v", "./..."], 300, "go", where="bindings/go"),
+    Step("gofmt of the demo", ["gofmt", "-l", "."], 60, "silence", where="demo/go"),
+    Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 14 * 60
@@ -186,6 +188,10 @@ class Run:
             os.environ, TMPDIR=self.temporary, CARGO_TERM_COLOR="never", NO_COLOR="1",
             PYTHONPYCACHEPREFIX=os.path.join(self.temporary, "pycache"), DLOCK_LIB_DIR=os.path.join(target, "release"),
             DLOCK_INCLUDE_DIR=str(ROOT / "include"))
+        # For cgo, wherever cargo builds.
+        library, include = self.environment["DLOCK_LIB_DIR"], self.environment["DLOCK_INCLUDE_DIR"]
+        self.environment.update(CGO_CFLAGS=f"-O2 -g -I{include} -I{library}",
+                                CGO_LDFLAGS=f"-L{library} -Wl,-rpath,{library}")
         self.environment.update([MARK.split("=", 1)])
 
     def step(self, step):

@@ -1,0 +1,10 @@
+module dlock-demo
+
+go 1.24
+
+require github.com/araminian/dlock v0.0.0
+
+require github.com/google/uuid v1.6.0 // indirect
+
+// The one line that brings this library to a program written for the original package.
+replace github.com/araminian/dlock => ../../bindings/go
