@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench header fmt servers clean
+.PHONY: help build demo test bench soak sim header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,12 @@ test: ## run every check; the last line counts them
 
 bench: build ## measure against hiredis and against the floor of the network
 	@$(PYTHON) benches/run.py
+
+soak: ## threads, lockers and faults in random order, for SECONDS seconds (60)
+	@$(PYTHON) tools/soak.py $(SECONDS)
+
+sim: ## SEEDS simulated histories (100000), each from its own seed
+	DLOCK_SEEDS=$(or $(SEEDS),100000) $(CARGO) test --locked --release --test simulator -- --nocapture
 
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header

@@ -204,9 +204,12 @@ class Findings:
         self.overlaps = []
         self.falling = []
         self.hand_offs = []
+        latest = self.turns[0]
         for before, after in zip(self.turns, self.turns[1:]):
-            if after.held < before.freed:
-                self.overlaps.append((before, after))
+            # The one that was to hold it the longest, which need not be the one before.
+            latest = max(latest, before, key=lambda turn: turn.freed)
+            if after.held < latest.freed:
+                self.overlaps.append((latest, after))
             if after.token <= before.token:
                 self.falling.append((before, after))
             # Somebody was waiting when the lock was released, and got it.
@@ -273,7 +276,8 @@ class Drawing:
     def block(self, share):
         if share <= 0:
             return self.levels[0]
-        return self.levels[max(1, min(len(self.levels) - 1, round(share * (len(self.levels) - 1))))]
+        # The square root: a twelfth of the time, the usual share, is to be more than a dash.
+        return self.levels[max(1, min(len(self.levels) - 1, round(share ** 0.5 * (len(self.levels) - 1))))]
 
     def scale(self, span):
         left, right = "0", duration(span)
@@ -290,8 +294,8 @@ def show(contest, findings):
     after = turns[turns.index(killed[0]) + 1:] if killed else []
     if after:
         waited = after[0].held - killed[0].freed
-        print(f"\n{drawing.cross} {labels[killed[0].contender]} was killed (SIGKILL) while it held the lock. Its lease of "
-              f"{LEASE_MS / 1000:g} s ended it: {labels[after[0].contender]} held the lock {duration(waited)} later.")
+        print(f"\n{drawing.cross} {labels[killed[0].contender]} was killed (SIGKILL) while it held the lock. Its lease "
+              f"of {LEASE_MS / 1000:g} s ended it: {labels[after[0].contender]} had the lock {duration(waited)} later.")
     middle = (after or turns)[len(after or turns) // 2].held
     window = 150_000_000
     print(f"\nA closer look at {duration(window)} of it:\n")

@@ -434,8 +434,8 @@ dlock_status dlock_options_set_auto_renew(dlock_options *options,
                                           dlock_error *err);
 
 /**
- * Sets how long one attempt to connect may take, the look-up of the name included, in milliseconds: from 1 to a day;
- * 5,000 if never set.
+ * Sets how long one attempt to connect may take, in milliseconds: from 1 to a day; 5,000 if never set. The
+ * look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
@@ -560,7 +560,7 @@ dlock_status dlock_lock_acquire(const dlock_lock *lock,
  * `acquired` gets true if the lock is now held by this call, false if somebody holds it already: another handle, or
  * this one.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
  * time. Returns:
  * - `DLOCK_OK`: see `acquired`.
  * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
@@ -614,7 +614,7 @@ dlock_status dlock_lock_acquire_retry_backoff(const dlock_lock *lock,
  *
  * The server is asked also where this handle holds nothing, so that the answer says what is the case.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
  * time. Returns:
  * - `DLOCK_OK`: released.
  * - `DLOCK_ERR_UNLOCK_UNLOCKED`: nobody holds the lock.
@@ -634,7 +634,7 @@ dlock_status dlock_lock_release(const dlock_lock *lock,
 /**
  * Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
  * blocked call. Returns:
  * - `DLOCK_OK`: see `locked`.
  * - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
@@ -651,7 +651,7 @@ dlock_status dlock_lock_is_locked(const dlock_lock *lock,
  * Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
  * arrival. How long the lock is certainly still held, without asking, says dlock_lock_remaining_ms().
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
  * blocked call. Returns:
  * - `DLOCK_OK`: see `locked_by_me`.
  * - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
@@ -668,7 +668,7 @@ dlock_status dlock_lock_is_locked_by_me(const dlock_lock *lock,
  * `exists` gets whether anybody does; `owner` the owner id (see dlock_lock_id()) of the handle that does, or an empty
  * text. The answer may be out of date on arrival.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
  * blocked call. Returns:
  * - `DLOCK_OK`: see `exists` and `owner`.
  * - `DLOCK_ERR_LOCKER`: the server answered with an error, or the key was set by another program and names no UUID.
@@ -688,7 +688,7 @@ dlock_status dlock_lock_owner(const dlock_lock *lock,
  * Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
  * - `DLOCK_OK`
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `id` is NULL.
- * - `DLOCK_ERR_PANIC`
+ * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
  *
  */
 dlock_status dlock_lock_id(const dlock_lock *lock, char id[DLOCK_UUID_SIZE]);
@@ -731,7 +731,7 @@ dlock_status dlock_lock_remaining_ms(const dlock_lock *lock,
  *
  * A shorter lease than before shortens what dlock_lock_remaining_ms() says, not what the server keeps.
  *
- * Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+ * Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
  * time. Returns:
  * - `DLOCK_OK`: the lock is held for that long.
  * - `DLOCK_ERR_UNLOCK_UNLOCKED`: this handle never acquired the lock, or has released it.
@@ -929,7 +929,7 @@ dlock_status dlock_queue_wait(const dlock_queue *queue,
  * there is none, or `queue` is NULL.
  *
  * Only watch it: reading, writing and closing it is the library's business, and it ends with the queue. When it is
- * readable, take events with dlock_queue_wait() and a timeout of 0 until the count is below the capacity.
+ * readable, take events with dlock_queue_wait() and a timeout of 0 until the count is 0.
  *
  * Never blocks. Any thread.
  */

@@ -91,8 +91,9 @@ impl Lock {
     }
 
     /// This handle's owner id.
-    pub fn id(&self) -> Uuid {
-        self.owner
+    pub fn id(&self) -> Result<Uuid> {
+        self.driver.check_process()?;
+        Ok(self.owner)
     }
 
     /// The token of the held lock.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::driver::{Driver, Signal, Tag};
-use crate::engine::{Answer, Operation};
+use crate::engine::{Answer, HandleId, Operation};
 use crate::error::{Error, Result, Status};
 use crate::lock::{Lock, acquire_operation, retry_operation};
 
@@ -83,8 +83,13 @@ pub(crate) struct Mailbox {
 
 #[derive(Default)]
 struct State {
-    events: VecDeque<Event>,
-    closed: bool,
+    events: VecDeque<(HandleId, Event)>,
+    /// Submissions accepted whose event has not come.
+    expected: usize,
+    /// The queue was freed: nobody will see further events.
+    freed: bool,
+    /// The locker was closed: no further events will come.
+    ended: bool,
 }
 
 impl Mailbox {
@@ -93,18 +98,39 @@ impl Mailbox {
     }
 
     /// False: the queue is gone, and nobody will see the event.
-    pub(crate) fn post(&self, event: Event) -> bool {
+    pub(crate) fn post(&self, handle: HandleId, event: Event) -> bool {
         let mut state = self.state();
-        if state.closed {
+        if event.kind != EventKind::Lost {
+            state.expected = state.expected.saturating_sub(1);
+        }
+        if state.freed {
             return false;
         }
         if state.events.is_empty() {
             self.signal.raise(); // from empty to not empty
         }
-        state.events.push_back(event);
+        state.events.push_back((handle, event));
         drop(state);
         self.arrived.notify_one();
         true
+    }
+
+    /// An operation is about to be submitted: its event will come.
+    pub(crate) fn expect(&self) {
+        self.state().expected += 1;
+    }
+
+    /// It was not accepted.
+    pub(crate) fn expect_no_more(&self) {
+        self.state().expected -= 1;
+        self.arrived.notify_all();
+    }
+
+    /// The locker is closed: whoever waits is told, and the descriptor stays readable.
+    pub(crate) fn end(&self) {
+        self.state().ended = true;
+        self.signal.raise();
+        self.arrived.notify_all();
     }
 }
 
@@ -117,12 +143,10 @@ pub struct Queue {
 impl Queue {
     pub(crate) fn new(driver: Arc<Driver>) -> Result<Self> {
         driver.check_process()?;
-        if driver.read(|engine, _| engine.is_closed())? {
-            return Err(Error::new(Status::Closed, "the locker is closed"));
-        }
         let signal = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
-        let mailbox = Mailbox { state: Mutex::default(), arrived: Condvar::new(), signal };
-        Ok(Queue { driver, mailbox: Arc::new(mailbox) })
+        let mailbox = Arc::new(Mailbox { state: Mutex::default(), arrived: Condvar::new(), signal });
+        driver.register(&mailbox)?;
+        Ok(Queue { driver, mailbox })
     }
 
     pub(crate) fn tag(&self, lock: &Lock, user_data: u64) -> Result<Tag> {
@@ -179,7 +203,8 @@ impl Queue {
         self.submit(lock, Operation::Owner, user_data)
     }
 
-    /// Takes up to `capacity` finished operations; waits up to `timeout_ms` for the first. Empty at the timeout.
+    /// Takes up to `capacity` finished operations; waits up to `timeout_ms` for the first. Empty at the timeout;
+    /// `Closed` where the locker is closed and everything was taken.
     pub fn wait(&self, capacity: usize, timeout_ms: u64) -> Result<Vec<Event>> {
         self.driver.check_process()?;
         if capacity == 0 {
@@ -188,6 +213,9 @@ impl Queue {
         let deadline = Instant::now().checked_add(Duration::from_millis(timeout_ms));
         let mut state = self.mailbox.state();
         while state.events.is_empty() {
+            if state.ended && state.expected == 0 {
+                return Err(Error::new(Status::Closed, "the locker is closed"));
+            }
             let now = Instant::now();
             let left = deadline.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(now));
             if left.is_zero() {
@@ -197,9 +225,11 @@ impl Queue {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let count = state.events.len().min(capacity);
-        let events = state.events.drain(..count).collect();
+        let events = state.events.drain(..count).map(|(_, event)| event).collect();
         if state.events.is_empty() {
-            self.mailbox.signal.clear();
+            if !state.ended {
+                self.mailbox.signal.clear();
+            }
         } else {
             self.mailbox.arrived.notify_one(); // another thread may wait for the rest
         }
@@ -222,11 +252,16 @@ impl Drop for Queue {
         let mailbox = Arc::clone(&self.mailbox);
         let undelivered = {
             let mut state = mailbox.state();
-            state.closed = true;
+            state.freed = true;
             std::mem::take(&mut state.events)
         };
-        drop(undelivered);
         let ours = |tag: &Tag| matches!(tag, Tag::Queue(of, ..) if Arc::ptr_eq(of, &mailbox));
-        let _ = self.driver.ask(|engine, now| engine.cancel_where(now, ours));
+        let _ = self.driver.ask(|engine, now| {
+            engine.cancel_where(now, ours);
+            // Acquired, but nobody was told.
+            for (handle, event) in undelivered.iter().filter(|(_, event)| event.kind != EventKind::Lost) {
+                engine.hand_on(now, *handle, event.token);
+            }
+        });
     }
 }

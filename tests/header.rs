@@ -78,11 +78,20 @@ fn example() -> PathBuf {
     path
 }
 
+/// The first C block of README.md, as a file.
+fn quick_start() -> PathBuf {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md can be read");
+    let code = readme.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).expect("README.md has C code");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("quick_start.c");
+    fs::write(&file, code).expect("the quick start can be written");
+    file
+}
+
 #[test]
 fn compilers_take_the_header_without_a_warning() {
     let c = [("cc", "c"), ("gcc", "c"), ("clang", "c")].map(|(cc, language)| (cc, language, ["c99", "c11"]));
     let cxx = [("c++", "c++"), ("g++", "c++"), ("clang++", "c++")].map(|(cc, l)| (cc, l, ["c++11", "c++17"]));
-    let programs = [root().join("tests/c_abi/header.c"), example()];
+    let programs = [root().join("tests/c_abi/header.c"), example(), quick_start()];
     let mut tried = 0;
     for (compiler, language, standards) in c.into_iter().chain(cxx) {
         if Command::new(compiler).arg("--version").output().is_err() {

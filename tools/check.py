@@ -40,7 +40,8 @@ STEPS = [
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
     Step("cargo test", ["cargo", "test", "--locked", "--no-fail-fast"], 600, "cargo"),
-    Step("C", [PYTHON, "tests/c/run.py"], 300, "lines", needs="tests/c/run.py"),
+    Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
+    Step("stress", [PYTHON, "tools/soak.py", "15"], 180, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
     Step("go vet", ["go", "vet", "./..."], 240, where="bindings/go"),
     Step("go test", ["go", "test", "-count=1", "-v", "./..."], 300, "go", where="bindings/go"),

@@ -2,7 +2,7 @@
  *
  *     ./timeouts [url]
  *
- * The lock is held by a "crashed" holder: its lease is half a second, nobody renews it and nobody releases it. So the
+ * The lock is held by a "crashed" holder: its lease is one second, nobody renews it and nobody releases it. So the
  * first two ways fail, and the third succeeds when the lease has run out.
  */
 #include <dlock.h>
@@ -46,14 +46,13 @@ int main(int argc, char **argv) {
     dlock_error err;
     dlock_status status;
 
-    dlock_locker *crashed_locker = make_locker(url, 500, false);
-    dlock_lock *crashed;
-    check(dlock_lock_new(crashed_locker, "timeouts", "examples", &crashed, &err), &err, "making a lock");
-    check(dlock_lock_acquire(crashed, &err), &err, "acquiring as the holder that will crash");
-
+    dlock_locker *crashed_locker = make_locker(url, 1000, false);
     dlock_locker *locker = make_locker(url, 30000, true);
+    dlock_lock *crashed;
     dlock_lock *lock;
+    check(dlock_lock_new(crashed_locker, "timeouts", "examples", &crashed, &err), &err, "making a lock");
     check(dlock_lock_new(locker, "timeouts", "examples", &lock, &err), &err, "making a lock");
+    check(dlock_lock_acquire(crashed, &err), &err, "acquiring as the holder that will crash");
 
     /* One attempt. That somebody else holds the lock is no error here. */
     bool acquired;
@@ -65,9 +64,9 @@ int main(int argc, char **argv) {
     expect(DLOCK_ERR_LOCK_TIMEOUT, status, &err, "acquiring within 100 ms");
     printf("timeout of 100 ms: %s\n", dlock_status_name(status));
 
-    /* One attempt, then up to 5 more after 50, 100, 200, 400 and 800 ms. The attempts stay out of the queue: whoever
-     * waits there goes first. Prefer the deadline unless that is what you want. */
-    check(dlock_lock_acquire_retry_backoff(lock, 5, 50, &err), &err, "acquiring with backoff");
+    /* One attempt, then up to 6 more after 50, 100, 200, 400, 800 and 1600 ms. The attempts stay out of the queue:
+     * whoever waits there goes first. Prefer the deadline unless that is what you want. */
+    check(dlock_lock_acquire_retry_backoff(lock, 6, 50, &err), &err, "acquiring with backoff");
     printf("backoff: acquired\n");
 
     /* The old holder cannot release what it no longer holds. */

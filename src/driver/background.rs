@@ -2,21 +2,21 @@
 
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use super::clock::{Timer, now};
 use super::{Driver, Link};
 use crate::engine::Time;
 use crate::error::Result;
-use crate::store::Subscription;
 
 /// While replies are outstanding: how often to look whether their time is over.
 const OUTSTANDING_US: Time = 50_000;
 
 impl Driver {
     pub(super) fn run(self: Arc<Self>) {
-        let mut background = Background { driver: &self, timer: Timer::new(), subscription: None, fds: Vec::new() };
+        let mut background = Background { driver: &self, timer: Timer::new(), fds: Vec::new() };
+        self.timer_fd.store(background.timer.fd(), Ordering::Relaxed);
         let ended = catch_unwind(AssertUnwindSafe(|| background.run()));
         if !matches!(ended, Ok(Ok(()))) {
             self.fail_everybody();
@@ -27,7 +27,6 @@ impl Driver {
 struct Background<'a> {
     driver: &'a Arc<Driver>,
     timer: Timer,
-    subscription: Option<Box<dyn Subscription>>,
     fds: Vec<libc::pollfd>,
 }
 
@@ -38,14 +37,17 @@ impl Background<'_> {
             if self.driver.stopped.load(Ordering::Acquire) {
                 return Ok(());
             }
-            self.take_inbox()?;
-            self.receive()?;
+            if let Some(mut reading) = self.driver.feed.take(None)
+                && self.driver.attend(&mut reading)?
+            {
+                self.driver.feed.give_back(reading);
+            }
             for (index, link) in self.driver.links.iter().enumerate() {
                 if let Some(connection) = link.take(None) {
                     self.driver.drive(index, connection, None, None);
                 }
             }
-            let (_, undriven) = self.driver.tell(None, |engine, now| engine.tick(now))?;
+            let undriven = self.driver.tick()?;
             if undriven.is_some_and(|index| self.driver.links[index].is_free()) {
                 continue;
             }
@@ -55,53 +57,10 @@ impl Background<'_> {
         }
     }
 
-    /// What other threads left for this one.
-    fn take_inbox(&mut self) -> Result<()> {
-        let mut inbox = std::mem::take(&mut *self.driver.inbox.lock().unwrap_or_else(PoisonError::into_inner));
-        if inbox.drop_subscription {
-            self.set_subscription(None);
-        }
-        if let Some((subscription, asked_at)) = inbox.subscription.take() {
-            self.set_subscription(Some(subscription));
-            self.driver.tell(None, |engine, now| engine.subscribed(now, asked_at))?;
-        }
-        for number in inbox.pings {
-            if self.subscription.as_mut().is_some_and(|subscription| subscription.ping(number).is_err()) {
-                self.subscription_lost()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn set_subscription(&mut self, subscription: Option<Box<dyn Subscription>>) {
-        let fd = subscription.as_ref().and_then(|subscription| subscription.fd());
-        self.driver.subscription_fd.store(fd.unwrap_or(-1), Ordering::Relaxed);
-        self.subscription = subscription;
-    }
-
-    fn subscription_lost(&mut self) -> Result<()> {
-        self.set_subscription(None);
-        self.driver.tell(None, |engine, now| engine.unsubscribed(now))?;
-        Ok(())
-    }
-
-    fn receive(&mut self) -> Result<()> {
-        let Some(subscription) = self.subscription.as_mut() else { return Ok(()) };
-        let mut pushes = Vec::new();
-        let received = subscription.receive(&mut pushes);
-        if !pushes.is_empty() {
-            self.driver.tell(None, |engine, now| pushes.into_iter().for_each(|push| engine.push(now, push)))?;
-        }
-        if received.is_err() {
-            self.subscription_lost()?;
-        }
-        Ok(())
-    }
-
     /// Until when to sleep; `None`: something is due already. From here on whoever sets an earlier timer wakes us.
     fn plan(&mut self) -> Result<Option<Time>> {
         let timer = self.timer.fd();
-        let fixed = [self.driver.wake.fd(), timer].into_iter().chain(self.subscription.as_ref().and_then(|s| s.fd()));
+        let fixed = [self.driver.wake.fd(), timer].into_iter().chain(self.driver.feed.to_poll());
         self.fds.clear();
         self.fds.extend(fixed.map(|fd| poll_for(fd, false)));
         let links = self.driver.links.iter().filter_map(Link::to_poll);

@@ -122,8 +122,7 @@ impl Link {
         }
         state.connection = Some(connection);
         while let Some(caller) = state.callers.pop_front() {
-            if !caller.is_done() {
-                caller.ask_to_drive();
+            if caller.ask_to_drive() {
                 return Handover::Passed;
             }
         }

@@ -8,32 +8,37 @@
 
 mod background;
 mod clock;
+mod feed;
 mod link;
 mod slot;
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{JoinHandle, Thread};
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 pub use self::clock::{Signal, now};
+use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
 use self::slot::Slot;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
-use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Subscription, Unreachable};
+use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
 
 /// Command links of one locker; the second is opened when calls crowd on the first.
 const COMMAND_LINKS: usize = 2;
 /// The renewals' link, after the command links.
 const RENEWAL: usize = COMMAND_LINKS;
+/// After a failure to connect a link that could be done without.
+const EXTRA_PAUSE_US: Time = 500_000;
 /// A thread that drives a link looks at the engine's clock at least this often.
 const TURN_MAX_US: Time = 20_000;
 /// Near a call's deadline, this often.
 const TURN_CLOSE_US: Time = 5_000;
 /// A thread that waits for an answer looks this often whether the library has failed around it.
-const PARK: Duration = Duration::from_secs(1);
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Whom an operation's completion goes to.
 #[derive(Clone)]
@@ -51,16 +56,9 @@ struct Guarded {
     planned: Time,
     /// Was anything asked of the engine since the background thread looked last?
     used: bool,
-    /// Threads that wait until the engine is drained.
-    closers: Vec<Thread>,
-}
-
-/// Pings and a subscription on their way to the background thread, which owns the subscription.
-#[derive(Default)]
-struct Inbox {
-    pings: Vec<u64>,
-    subscription: Option<(Box<dyn Subscription>, Time)>,
-    drop_subscription: bool,
+    /// Does anybody wait until the engine is drained?
+    closing: bool,
+    mailboxes: Vec<Weak<Mailbox>>,
 }
 
 /// One locker's machinery; its locks and queues share it.
@@ -71,13 +69,17 @@ pub struct Driver {
     response_timeout: Duration,
     lease_us: Time,
     guarded: Mutex<Guarded>,
+    drained: Condvar,
     links: [Link; COMMAND_LINKS + 1],
-    /// One connect at a time; which of the links are being connected in the background.
-    connecting: Mutex<()>,
+    /// One connect at a time; why the last one failed, and how many have.
+    connecting: Mutex<Option<Unreachable>>,
+    failures: AtomicU64,
+    /// Which of the links are being connected in the background.
     link_asked: [AtomicBool; COMMAND_LINKS + 1],
-    inbox: Mutex<Inbox>,
+    failed_at: [AtomicU64; COMMAND_LINKS + 1],
+    feed: Feed,
     wake: Arc<Signal>,
-    subscription_fd: AtomicI32,
+    timer_fd: AtomicI32,
     stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     background_started: AtomicBool,
@@ -86,7 +88,8 @@ pub struct Driver {
 impl Driver {
     /// No I/O but the making of a descriptor.
     pub fn new(store: Arc<dyn Store>, config: Config) -> Result<Arc<Self>> {
-        let wake = Signal::new().map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
+        let failed = |e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}"));
+        let (wake, feed) = (Signal::new().map_err(failed)?, Feed::new().map_err(failed)?);
         Ok(Arc::new(Driver {
             pid: std::process::id(),
             store,
@@ -97,14 +100,18 @@ impl Driver {
                 engine: Engine::new(config),
                 planned: Time::MAX,
                 used: false,
-                closers: Vec::new(),
+                closing: false,
+                mailboxes: Vec::new(),
             }),
+            drained: Condvar::new(),
             links: std::array::from_fn(|_| Link::new()),
-            connecting: Mutex::new(()),
+            connecting: Mutex::default(),
+            failures: AtomicU64::new(0),
             link_asked: Default::default(),
-            inbox: Mutex::default(),
+            failed_at: Default::default(),
+            feed,
             wake: Arc::new(wake),
-            subscription_fd: AtomicI32::new(-1),
+            timer_fd: AtomicI32::new(-1),
             stopped: AtomicBool::new(false),
             threads: Mutex::default(),
             background_started: AtomicBool::new(false),
@@ -128,11 +135,12 @@ impl Driver {
 
     /// In a forked child: close the descriptors, touch nothing else.
     pub fn close_in_child(&self) {
-        let fds = self.links.iter().map(Link::fd_in_child).chain([self.subscription_fd.load(Ordering::Relaxed)]);
+        let fds = self.links.iter().map(Link::fd_in_child).chain([self.timer_fd.load(Ordering::Relaxed)]);
         for fd in fds.filter(|&fd| fd >= 0) {
             // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
             unsafe { libc::close(fd) };
         }
+        self.feed.close_in_child();
         self.wake.close_in_child();
     }
 
@@ -157,6 +165,17 @@ impl Driver {
         Ok((result, link))
     }
 
+    /// What is due. Returns the link that requests were put on.
+    fn tick(self: &Arc<Self>) -> Result<Option<usize>> {
+        let mut actions = Vec::new();
+        let mut guard = self.lock()?;
+        guard.engine.tick(now());
+        guard.engine.take_actions(&mut actions);
+        self.release_closers(&mut guard);
+        drop(guard);
+        Ok(self.perform(actions, None))
+    }
+
     /// Tells the engine something about its links; what that sends or sets is the background thread's to see to.
     fn report(self: &Arc<Self>, prefer: Option<usize>, f: impl FnOnce(&mut Engine<Tag>, Time)) {
         let told = self.tell(prefer, f);
@@ -168,10 +187,8 @@ impl Driver {
     }
 
     fn release_closers(&self, guard: &mut Guarded) {
-        if !guard.closers.is_empty() && guard.engine.is_drained() {
-            for closer in guard.closers.drain(..) {
-                closer.unpark();
-            }
+        if guard.closing && guard.engine.is_drained() {
+            self.drained.notify_all();
         }
     }
 
@@ -182,11 +199,18 @@ impl Driver {
         if self.check_links()? {
             return Ok(());
         }
-        let _one = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = self.failures.load(Ordering::Acquire);
+        let mut last = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.check_links()? {
             return Ok(());
         }
-        self.connect(0).map_err(|e| Error::new(Status::NotConnected, e))
+        if self.links[0].is_up() {
+            self.report(Some(0), |engine, now| engine.link_up(now));
+            return Ok(());
+        }
+        let tried = self.failures.load(Ordering::Acquire) != failures; // while this thread waited for its turn
+        let failed = if tried { last.clone() } else { self.connect(0, &mut last).err() };
+        failed.map_or(Ok(()), |why| Err(Error::new(Status::NotConnected, why)))
     }
 
     /// Is a command link up that has not been closed by the other side?
@@ -206,14 +230,23 @@ impl Driver {
         Ok(self.lock()?.engine.is_link_up())
     }
 
+    fn is_any_up(&self) -> bool {
+        self.links[..COMMAND_LINKS].iter().any(Link::is_up)
+    }
+
     /// Connects a link and tells the engine. Blocks at most for the connect and response timeouts.
-    fn connect(self: &Arc<Self>, index: usize) -> std::result::Result<(), Unreachable> {
+    fn connect(self: &Arc<Self>, index: usize, last: &mut Option<Unreachable>) -> std::result::Result<(), Unreachable> {
         let highest = self.guarded.lock().unwrap_or_else(PoisonError::into_inner).engine.highest_token();
-        match self.store.connect(highest) {
+        let outcome = self.store.connect(highest);
+        // Before the engine is told: what it asks for next must not be taken for under way.
+        self.link_asked[index].store(false, Ordering::Release);
+        match outcome {
             Ok(connection) => {
                 self.links[index].install(connection);
                 if index < COMMAND_LINKS {
                     self.report(Some(index), |engine, now| engine.link_up(now));
+                } else {
+                    self.report(None, |engine, now| engine.renewal_link(now, true));
                 }
                 Ok(())
             }
@@ -221,6 +254,9 @@ impl Driver {
                 if index < COMMAND_LINKS {
                     self.report(None, |engine, now| engine.link_failed(now, &why.0));
                 }
+                self.failed_at[index].store(now(), Ordering::Release);
+                *last = Some(why.clone());
+                self.failures.fetch_add(1, Ordering::AcqRel);
                 Err(why)
             }
         }
@@ -228,21 +264,22 @@ impl Driver {
 
     /// Connects a link on a thread of its own, unless that is under way: a name server or a handshake may take seconds.
     fn connect_in_background(self: &Arc<Self>, index: usize) {
-        if self.link_asked[index].swap(true, Ordering::AcqRel) {
+        // The first link's pauses between attempts are the engine's; the others are extras.
+        let paused = index != 0 && now() < self.failed_at[index].load(Ordering::Acquire) + EXTRA_PAUSE_US;
+        if paused || self.link_asked[index].swap(true, Ordering::AcqRel) {
             return;
         }
         let driver = Arc::clone(self);
         let started = self.spawn("dlock-connect", move || {
-            let _one = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
             if !driver.links[index].is_up() && !driver.stopped.load(Ordering::Acquire) {
-                let failed = driver.connect(index).is_err();
-                if failed && index != 0 && index < COMMAND_LINKS {
-                    driver.links[index].take_down();
+                let _ = driver.connect(index, &mut last);
+            } else {
+                driver.link_asked[index].store(false, Ordering::Release);
+                if index < COMMAND_LINKS {
+                    driver.report(Some(index), |engine, now| engine.link_up(now));
                 }
-            } else if index < COMMAND_LINKS {
-                driver.report(Some(index), |engine, now| engine.link_up(now));
             }
-            driver.link_asked[index].store(false, Ordering::Release);
         });
         if !started {
             self.link_asked[index].store(false, Ordering::Release);
@@ -259,8 +296,9 @@ impl Driver {
             let signal = Arc::clone(&driver.wake);
             match driver.store.subscribe(&driver.channel, Arc::new(move || signal.raise())) {
                 Ok(subscription) => {
-                    driver.inbox.lock().unwrap_or_else(PoisonError::into_inner).subscription =
-                        Some((subscription, asked_at));
+                    driver.feed.install(subscription);
+                    driver.report(None, |engine, now| engine.subscribed(now, asked_at));
+                    driver.feed.pass();
                 }
                 Err(_) => driver.report(None, |engine, now| engine.subscribe_failed(now)),
             }
@@ -314,12 +352,11 @@ impl Driver {
                     Action::Send { lane, id, request } => {
                         let index = self.choose(lane, prefer);
                         match self.links[index].submit(id, request) {
-                            Ok(Submitted::Undriven) => {
-                                if undriven.is_some_and(|other| other != index) {
-                                    self.ensure_background();
-                                }
-                                undriven = Some(index);
+                            // Renewals are the background thread's, as is all that the calling thread won't drive.
+                            Ok(Submitted::Undriven) if index == RENEWAL || undriven.is_some_and(|u| u != index) => {
+                                self.ensure_background();
                             }
+                            Ok(Submitted::Undriven) => undriven = Some(index),
                             Ok(Submitted::Driven) => {
                                 if index == 0 && self.links[0].crowd() > 1 && !self.links[1].is_up() {
                                     self.connect_in_background(1);
@@ -331,35 +368,27 @@ impl Driver {
                     }
                     Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
                     Action::Lost { tag, token, error } => {
-                        if let Tag::Queue(mailbox, user_data, _) = tag {
+                        if let Tag::Queue(mailbox, user_data, handle) = tag {
                             let kind = EventKind::Lost;
-                            mailbox.post(Event {
-                                user_data,
-                                kind,
-                                error: Some(error),
-                                flag: false,
-                                token,
-                                owner: None,
-                            });
+                            let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
+                            mailbox.post(handle, event);
                         }
                     }
                     Action::Connect => self.connect_in_background(0),
                     Action::Subscribe => self.subscribe_in_background(),
                     Action::Ping(number) => {
-                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).pings.push(number);
-                        self.ensure_background();
+                        if !self.feed.ping(number) {
+                            self.ensure_background();
+                        }
                     }
-                    Action::DropSubscription => {
-                        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).drop_subscription = true;
-                        self.ensure_background();
-                    }
+                    Action::DropSubscription => self.feed.end(),
                 }
             }
             if refused.is_empty() {
                 return undriven;
             }
             let Ok(mut guard) = self.lock() else { return None };
-            if !self.links[..COMMAND_LINKS].iter().any(Link::is_up) {
+            if !self.is_any_up() {
                 guard.engine.link_down(now(), "the connection ended");
             }
             guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut refused), "the connection ended");
@@ -391,10 +420,11 @@ impl Driver {
         match tag {
             Tag::Slot(slot) => slot.complete(result),
             Tag::Queue(mailbox, user_data, handle) => {
-                let acquired = matches!(result, Ok(Answer::Acquired { .. }));
-                if !mailbox.post(Event::new(user_data, operation, result)) && acquired {
+                let event = Event::new(user_data, operation, result);
+                let token = event.token;
+                if !mailbox.post(handle, event) && token != 0 {
                     // The queue is gone: hand the lock on.
-                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle));
+                    let _ = self.tell(None, |engine, now| engine.hand_on(now, handle, token));
                     self.ensure_background();
                 }
             }
@@ -415,6 +445,7 @@ impl Driver {
         let link = &self.links[index];
         let mut connection = connection;
         let mut replies = Vec::new();
+        let _watched = Watched { driver: self, index };
         loop {
             link.load(&mut *connection);
             let waits = slot.is_some_and(|slot| !slot.is_done());
@@ -468,8 +499,8 @@ impl Driver {
             self.release_closers(&mut guard);
             needs_background = self.needs_background(&guard, if waits { due } else { None });
         }
-        self.perform(actions, Some(index));
-        if needs_background {
+        let put = self.perform(actions, Some(index));
+        if needs_background || put.is_some_and(|put| put != index) {
             self.ensure_background();
         }
         match broken {
@@ -494,10 +525,12 @@ impl Driver {
 
     fn requests_lost(self: &Arc<Self>, index: usize, ids: &[RequestId], why: &Unreachable) {
         let lane = if index == RENEWAL { Lane::Renewal } else { Lane::Command };
-        let up = self.links[..COMMAND_LINKS].iter().any(Link::is_up);
         let _ = self.tell(None, |engine, now| {
-            if lane == Lane::Command && !up {
-                engine.link_down(now, &why.0);
+            // Under the engine's mutex, so that no link comes up between the look and the telling.
+            match lane {
+                Lane::Command if !self.is_any_up() => engine.link_down(now, &why.0),
+                Lane::Renewal => engine.renewal_link(now, self.links[RENEWAL].is_up()),
+                Lane::Command => {}
             }
             engine.lost(now, lane, ids, &why.0);
         });
@@ -511,7 +544,7 @@ impl Driver {
 
     /// Runs an operation to its end on the calling thread.
     pub fn call(self: &Arc<Self>, handle: HandleId, operation: Operation) -> Result<Answer> {
-        let slot = Arc::new(Slot::new());
+        let slot = Arc::new(Slot::default());
         let tag = Tag::Slot(Arc::clone(&slot));
         let (started, link) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
         started?;
@@ -521,22 +554,77 @@ impl Driver {
                 if slot.is_done() {
                     // Answered without a round trip; what else was sent is the background thread's.
                     self.ensure_background();
-                } else if let Some(connection) = self.links[index].take(Some(&slot)) {
-                    if self.drive(index, connection, Some(&slot), due) {
-                        self.ensure_background();
-                    }
+                } else if let Some(connection) = self.links[index].take(Some(&slot))
+                    && self.drive(index, connection, Some(&slot), due)
+                {
+                    self.ensure_background();
                 }
             }
-            if let Some(answer) = slot.take() {
+            if slot.is_done() {
                 self.look_after(None)?;
-                return answer;
+                break;
             }
             self.look_after(None)?;
-            while !slot.is_done() && !slot.take_drive() {
-                std::thread::park_timeout(PARK);
+            if self.lock()?.engine.awaits_message(handle) {
+                self.listen(&slot)?;
+            } else if slot.declines_to_read() && !self.feed.pass() {
+                self.ensure_background();
+            }
+            if slot.is_done() {
+                break;
+            }
+            while !slot.wait(LOOK_AROUND) {
                 drop(self.lock()?); // a defect elsewhere must not leave this call waiting
             }
         }
+        if slot.was_asked() {
+            self.ensure_background(); // somebody counted on this thread to drive
+        }
+        slot.take().unwrap_or_else(|| Err(damaged()))
+    }
+
+    /// Reads the subscription for as long as this call waits for a message and is asked for nothing else.
+    fn listen(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<()> {
+        slot.reads();
+        let Some(mut reading) = self.feed.take(Some(slot)) else { return Ok(()) };
+        let signal = Arc::clone(&reading.signal);
+        while self.attend(&mut reading)? {
+            if !slot.begin_poll(&signal) {
+                if !self.feed.give_back(reading) && self.lock()?.engine.wants_messages() {
+                    self.ensure_background();
+                }
+                return Ok(());
+            }
+            poll_readable(&[reading.subscription.fd().unwrap_or(-1), signal.fd()], LOOK_AROUND);
+            slot.end_poll();
+            signal.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends the pings that are due and tells the engine what has come. False: this subscription is over.
+    fn attend(self: &Arc<Self>, reading: &mut Reading) -> Result<bool> {
+        let Some(pings) = self.feed.pings(reading.generation) else { return Ok(false) };
+        let mut pushes = Vec::new();
+        let subscription = &mut reading.subscription;
+        let pinged = pings.into_iter().try_for_each(|number| subscription.ping(number));
+        let alive = subscription.receive(&mut pushes).and(pinged).is_ok();
+        if !pushes.is_empty() {
+            let generation = reading.generation;
+            let (_, put) = self.tell(None, |engine, now| {
+                if self.feed.is_current(generation) {
+                    pushes.into_iter().for_each(|push| engine.push(now, push));
+                }
+            })?;
+            if put.is_some() {
+                self.ensure_background();
+            }
+        }
+        if !alive {
+            self.feed.ended(reading.generation);
+            self.report(None, |engine, now| engine.unsubscribed(now));
+        }
+        Ok(alive)
     }
 
     /// Sees to it that somebody looks after the engine's timers.
@@ -551,7 +639,14 @@ impl Driver {
 
     /// Starts an operation whose completion goes to a queue.
     pub fn submit(self: &Arc<Self>, handle: HandleId, operation: Operation, tag: Tag) -> Result<()> {
-        let (started, _) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
+        let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
+        let mailbox = Arc::clone(mailbox);
+        mailbox.expect();
+        let started = self.tell(None, |engine, now| engine.start(now, handle, operation, tag));
+        let started = started.and_then(|(started, _)| started);
+        if started.is_err() {
+            mailbox.expect_no_more();
+        }
         self.ensure_background();
         started
     }
@@ -576,18 +671,26 @@ impl Driver {
     /// timeout.
     pub fn close(self: &Arc<Self>) -> Result<()> {
         self.ask(|engine, now| engine.close(now))?;
-        let until = now() + self.response_timeout.as_micros() as Time;
-        loop {
-            let mut guard = self.lock()?;
-            let left = until.saturating_sub(now());
-            if guard.engine.is_drained() || left == 0 {
-                return Ok(());
-            }
-            guard.closers.push(std::thread::current());
-            drop(guard);
-            self.ensure_background();
-            std::thread::park_timeout(Duration::from_micros(left));
+        self.ensure_background();
+        let mut guard = self.lock()?;
+        guard.closing = true;
+        for mailbox in guard.mailboxes.drain(..).filter_map(|mailbox| mailbox.upgrade()) {
+            mailbox.end();
         }
+        let limit = self.response_timeout;
+        let waited = self.drained.wait_timeout_while(guard, limit, |guarded| !guarded.engine.is_drained());
+        waited.map(drop).map_err(|_| damaged())
+    }
+
+    /// A queue's mailbox, to be ended when the locker is closed.
+    pub fn register(&self, mailbox: &Arc<Mailbox>) -> Result<()> {
+        let mut guard = self.lock()?;
+        if guard.engine.is_closed() {
+            return Err(Error::new(Status::Closed, "the locker is closed"));
+        }
+        guard.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
+        guard.mailboxes.push(Arc::downgrade(mailbox));
+        Ok(())
     }
 
     /// Closes, joins the threads, and closes the connections.
@@ -604,7 +707,7 @@ impl Driver {
             drop(link.take(None));
             link.take_down();
         }
-        *self.inbox.lock().unwrap_or_else(PoisonError::into_inner) = Inbox::default();
+        self.feed.end();
     }
 
     /// After a defect: every pending call gets an answer.
@@ -617,10 +720,25 @@ impl Driver {
         for (operation, tag) in guard.engine.abandon() {
             match tag {
                 Tag::Slot(slot) => slot.complete(Err(damaged())),
-                Tag::Queue(mailbox, user_data, _) => {
-                    mailbox.post(Event::new(user_data, operation, Err(damaged())));
+                Tag::Queue(mailbox, user_data, handle) => {
+                    mailbox.post(handle, Event::new(user_data, operation, Err(damaged())));
                 }
             }
+        }
+    }
+}
+
+/// A driver that panics must not leave its link without one for ever.
+struct Watched<'a> {
+    driver: &'a Driver,
+    index: usize,
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.driver.links[self.index].take_down();
+            self.driver.fail_everybody();
         }
     }
 }
@@ -638,4 +756,12 @@ fn turn_length(due: Option<Time>) -> Time {
 
 fn damaged() -> Error {
     Error::new(Status::Panic, "a defect inside dlock stopped this locker; free it and make another")
+}
+
+/// Waits until one of those is readable, at most that long.
+fn poll_readable(fds: &[RawFd], limit: Duration) {
+    let mut fds: Vec<libc::pollfd> =
+        fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+    // SAFETY: a valid array of that length; negative descriptors are ignored.
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit.as_millis() as i32) };
 }

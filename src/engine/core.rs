@@ -84,6 +84,8 @@ pub(super) struct Core<T> {
     /// How many handles and jobs have something to send while the command link is down.
     pub needing: usize,
     link: Link,
+    /// Has the renewal lane a connection of its own? (Without, renewals go out on the command lane.)
+    pub renewal_up: bool,
     link_delay: Time,
     pub subscription: Subscription,
     subscribe_at: Time,
@@ -116,6 +118,7 @@ impl<T: Clone> Core<T> {
             waiting: 0,
             polling: 0,
             link: Link::Down { again_at: 0 },
+            renewal_up: false,
             needing: 0,
             link_delay: 0,
             subscription: Subscription::Down,
@@ -133,7 +136,12 @@ impl<T: Clone> Core<T> {
 
     // --- requests ---
 
-    /// Sends a request. The command link must be up.
+    /// May a renewal be sent?
+    pub fn can_renew(&self) -> bool {
+        self.renewal_up || self.is_link_up()
+    }
+
+    /// Sends a request. Its lane must be up.
     pub fn send(&mut self, now: Time, lane: Lane, who: Who, request: Request) -> RequestId {
         let id = RequestId(self.next_request);
         self.next_request += 1;
@@ -347,10 +355,16 @@ impl<T: Clone> Core<T> {
     /// seconds, stretched with the queue's length, jittered (rule 6).
     pub fn recheck_at(&mut self, now: Time, remaining_ms: Option<u64>, waiters: u64) -> Time {
         let remaining = remaining_ms.map_or(RECHECK_MAX_US, |ms| (ms * 1_000 + 10_000).clamp(20_000, RECHECK_MAX_US));
-        let pause = remaining.max(waiters * SPREAD_US);
-        now + pause + self.random(pause / 4)
+        let others = (self.waiting as Time * SPREAD_US).min(RECHECK_CROWD_US);
+        // A stretched pause is spread widely: those who joined together must not ask together.
+        let spread = (waiters * SPREAD_US).max(others);
+        let stretched = spread / 2 + self.random(spread / 4 * 3);
+        now + stretched.max(remaining + self.random(remaining / 4))
     }
 }
 
-/// A waiter asks at least this often where few wait (the queue's life in `join.lua` is three times that and the jitter).
+/// A waiter asks at least this often where few wait,
 const RECHECK_MAX_US: Time = 5_000_000;
+/// and this often where many wait in this locker, on whatever locks (a queue's life in `join.lua` is at least three
+/// times that and its jitter).
+const RECHECK_CROWD_US: Time = 15_000_000;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, Who};
-use super::job::is_left_behind;
+use super::job::leaves_something;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::store::{
@@ -124,6 +124,8 @@ pub(super) struct Handle<T> {
     valid_until: Time,
     renew_at: Time,
     renewal_blocked: bool,
+    /// Handed over and not yet renewed: the marked member is still queued (rule 8).
+    unconfirmed: bool,
     ended: Ended,
     pub watch: Option<T>,
     /// What `arm` last told the core of this handle.
@@ -163,6 +165,7 @@ impl<T: Clone> Handle<T> {
             valid_until: 0,
             renew_at: Time::MAX,
             renewal_blocked: false,
+            unconfirmed: false,
             ended: Ended::Orderly,
             watch: None,
             due: Time::MAX,
@@ -176,6 +179,10 @@ impl<T: Clone> Handle<T> {
 
     pub fn is_busy(&self) -> bool {
         self.call.is_some()
+    }
+
+    pub fn awaits_message(&self) -> bool {
+        matches!(self.phase, Phase::Subscribing | Phase::Waiting { .. })
     }
 
     pub fn request(&self, op: Op) -> Request {
@@ -279,8 +286,8 @@ impl<T: Clone> Handle<T> {
     }
 
     /// Gives a held lock up in the background.
-    pub fn hand_on(&mut self, core: &mut Core<T>, now: Time) {
-        if self.phase == Phase::Held && self.call.is_none() {
+    pub fn hand_on(&mut self, core: &mut Core<T>, now: Time, token: u64) {
+        if self.phase == Phase::Held && self.token == token && self.call.is_none() {
             let error = Error::new(Status::Cancelled, "nobody is there to receive the lock");
             self.give_up_everything(core, now, error);
         }
@@ -306,12 +313,21 @@ impl<T: Clone> Handle<T> {
         debug_assert!(self.request.is_none());
         self.retry_at = 0;
         if core.is_link_up() {
+            self.release_is_late(now);
             self.wanted = None;
             self.exposed |= matches!(op, Op::Join { queue: true, .. });
             self.request = Some(core.send(now, Lane::Command, Who::Handle(self.id), self.request(op)));
         } else {
             self.wanted = Some(op);
             self.trouble(core, now);
+        }
+    }
+
+    /// A release counts as in time by its first sending (rule 10), which may have had to wait for the link.
+    fn release_is_late(&mut self, now: Time) {
+        if (self.phase == Phase::Releasing { in_time: true, repeated: false }) && now >= self.valid_until {
+            self.phase = Phase::Releasing { in_time: false, repeated: false };
+            self.ended = Ended::Lost("its lease ran out before the release could be sent".to_string());
         }
     }
 
@@ -328,6 +344,10 @@ impl<T: Clone> Handle<T> {
         {
             self.want(core, now, op);
         }
+        self.on_renewal_link(core, now);
+    }
+
+    pub fn on_renewal_link(&mut self, core: &mut Core<T>, now: Time) {
         if self.renewal_blocked && self.phase == Phase::Held {
             self.renew(core, now);
         }
@@ -341,13 +361,22 @@ impl<T: Clone> Handle<T> {
     }
 
     fn renew(&mut self, core: &mut Core<T>, now: Time) {
-        self.renewal_blocked = !core.is_link_up();
+        self.renewal_blocked = !core.can_renew();
         self.renew_at = Time::MAX;
         if !self.renewal_blocked {
             let request = self.request(Op::Renew { lease_ms: self.lease_ms });
             core.send(now, Lane::Renewal, Who::Handle(self.id), request);
             // A reply that does not come is not waited for: the next renewal goes out all the same.
-            self.renew_at = now + self.lease_ms * 1_000 / 3;
+            self.renew_at = self.renew_next(core, now);
+        }
+    }
+
+    /// When a renewal sent at `sent_at` is followed by another: also where renewal is off, until a claim is confirmed.
+    fn renew_next(&self, core: &Core<T>, sent_at: Time) -> Time {
+        match (self.unconfirmed, core.config.auto_renew) {
+            (true, _) => sent_at + self.seat.claim_ms * 1_000 / 3,
+            (false, true) => sent_at + self.lease_ms * 1_000 / 3,
+            (false, false) => Time::MAX,
         }
     }
 
@@ -360,6 +389,7 @@ impl<T: Clone> Handle<T> {
         self.request = None;
         if let Reply::Error(error) = &reply
             && error.class == ErrorClass::Retry
+            && !self.is_cancelled()
         {
             return self.retry_later(core, now, pending.request.op, error);
         }
@@ -378,12 +408,12 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            match self.phase {
-                // The release in flight may run before or after it: looked at when that is answered.
-                Phase::Releasing { .. } if current => self.exposed |= is_left_behind(&reply),
-                Phase::Idle => core.stray(now, &pending.request, &reply), // rule 4
-                _ if !current => core.stray(now, &pending.request, &reply),
-                _ => {}
+            if current && matches!(self.phase, Phase::Releasing { .. }) {
+                // It may have run before the release or after it: given up behind the release, never beside it, or the
+                // release would be told that somebody else holds the lock.
+                self.exposed |= leaves_something(&reply);
+            } else if !current || self.phase == Phase::Idle {
+                core.stray(now, &pending.request, &reply); // rule 4
             }
             return;
         };
@@ -394,9 +424,11 @@ impl<T: Clone> Handle<T> {
             Reply::Renewed { .. } => {
                 let valid_until = pending.sent_at + validity_us(lease_ms.min(self.lease_ms));
                 self.valid_until = self.valid_until.max(valid_until);
+                self.unconfirmed = false;
+                self.renew_at = self.renew_next(core, pending.sent_at);
             }
             Reply::NotMine(holder) => self.lose(core, now, &lost_to(&holder)),
-            _ => self.renew_at = self.renew_at.min(now + self.lease_ms * 1_000 / 12),
+            _ => self.renew_at = self.renew_at.min(now + self.seat.claim_ms * 1_000 / 12),
         }
     }
 
@@ -472,7 +504,8 @@ impl<T: Clone> Handle<T> {
             return self.end_cancelled(core, now);
         }
         if token >= TOKEN_FLOOR && now < valid_until {
-            let renew_at = if core.config.auto_renew { pending.sent_at + self.lease_ms * 1_000 / 3 } else { Time::MAX };
+            self.unconfirmed = false;
+            let renew_at = self.renew_next(core, pending.sent_at);
             return self.hold(core, token, valid_until, renew_at);
         }
         // Below the floor, or too late to be relied on: the number is dropped and drawn anew by joining (rules 2 and 5).
@@ -526,7 +559,7 @@ impl<T: Clone> Handle<T> {
         };
         self.phase = Phase::Idle;
         if std::mem::take(&mut self.exposed) {
-            core.clean_up(now, self.request(Op::Release { leave: true }), None); // rule 4
+            core.clean_up(now, self.request(Op::Release { leave: true }), None);
         }
         let ended = std::mem::replace(&mut self.ended, Ended::Orderly);
         let result = match (holder, ended) {
@@ -562,10 +595,9 @@ impl<T: Clone> Handle<T> {
             (Reply::Renewed { .. }, Op::Renew { lease_ms }) => {
                 let valid_until = pending.sent_at + validity_us(lease_ms);
                 self.lease_ms = lease_ms;
+                self.unconfirmed = false;
                 self.valid_until = valid_until;
-                if core.config.auto_renew {
-                    self.renew_at = pending.sent_at + lease_ms * 1_000 / 3;
-                }
+                self.renew_at = self.renew_next(core, pending.sent_at);
                 if now >= valid_until {
                     return self.lose(core, now, "its lease ran out");
                 }
@@ -589,12 +621,18 @@ impl<T: Clone> Handle<T> {
 
     pub fn on_lost(&mut self, core: &mut Core<T>, now: Time, id: RequestId, pending: &Pending) {
         if self.request != Some(id) {
-            if matches!(pending.request.op, Op::Renew { .. }) && self.phase == Phase::Held {
+            let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
+            let wanted = self.unconfirmed || core.config.auto_renew;
+            if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
                 self.renew_at = now;
             }
             return;
         }
         self.request = None;
+        // A call that waits in the queue counts the time for reconnecting anew with each loss.
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Polling { .. }) {
+            self.give_up_at = Time::MAX;
+        }
         self.trouble(core, now);
         if self.is_acquiring() {
             self.exposed = true;
@@ -621,7 +659,9 @@ impl<T: Clone> Handle<T> {
         if let Some(tag) = &self.watch {
             core.out.push(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
         }
-        self.exposed = true; // its member may still be queued, its key still be there
+        // A marked member is removed. A key that is still there is left to its lease: the holder's caller may not have
+        // noticed yet, and a shortening `extend` never shortens the key (rule 2).
+        self.exposed = self.unconfirmed;
         self.fail(core, now, error);
         self.ended = Ended::Lost(why.to_string());
     }
@@ -656,11 +696,9 @@ impl<T: Clone> Handle<T> {
             return true;
         }
         self.request = None; // a re-check in flight: its reply is not waited for
+        self.unconfirmed = true;
         self.hold(core, token, valid_until, now);
         self.renew(core, now); // confirms the claim, also where renewal is off
-        if !core.config.auto_renew {
-            self.renew_at = Time::MAX;
-        }
         true
     }
 

@@ -21,6 +21,10 @@ pub(super) struct Job<T> {
     /// Ends without an answer then: a lease later nothing is left to give up.
     until: Time,
     retry_at: Time,
+    /// Why the server refused it last, for a reason that passes.
+    refusal: Option<String>,
+    /// A release's reply was lost; it may have named a waiter of this locker (rule 10).
+    repeated: bool,
     due: Time,
     needing: bool,
 }
@@ -49,7 +53,7 @@ impl<T: Clone> Core<T> {
 
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
-        if is_left_behind(reply) {
+        if leaves_something(reply) {
             self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
         }
     }
@@ -77,7 +81,18 @@ impl<T: Clone> Core<T> {
     ) -> u64 {
         let id = self.next_job;
         self.next_job += 1;
-        let job = Job { request, asked, after, in_flight: None, until, retry_at: 0, due: Time::MAX, needing: false };
+        let job = Job {
+            request,
+            asked,
+            after,
+            in_flight: None,
+            until,
+            retry_at: 0,
+            refusal: None,
+            repeated: false,
+            due: Time::MAX,
+            needing: false,
+        };
         self.jobs.insert(id, job);
         self.advance(now, id);
         id
@@ -121,14 +136,17 @@ impl<T: Clone> Core<T> {
         if job.until > now {
             return self.advance(now, id);
         }
-        let text = format!("lock {:?}: {}", job.request.name.key(), self.link_error);
-        self.end_job(id, Some(Err(Error::new(Status::NotConnected, text))));
+        let status = if job.refusal.is_some() { Status::Locker } else { Status::NotConnected };
+        let why = job.refusal.as_ref().unwrap_or(&self.link_error);
+        let text = format!("lock {:?}: {why}", job.request.name.key());
+        self.end_job(id, Some(Err(Error::new(status, text))));
     }
 
-    pub fn job_lost(&mut self, now: Time, id: u64) {
+    pub fn job_lost(&mut self, now: Time, id: u64, pending: &Pending) {
         let response_timeout_us = self.config.response_timeout_ms * 1_000;
         if let Some(job) = self.jobs.get_mut(&id) {
-            (job.after, job.in_flight) = (None, None);
+            (job.after, job.in_flight, job.refusal) = (None, None, None);
+            job.repeated |= matches!(pending.request.op, Op::Release { .. });
             if job.asked.is_some() && job.until == Time::MAX {
                 job.until = now + response_timeout_us;
             }
@@ -150,6 +168,7 @@ impl<T: Clone> Core<T> {
             Reply::Error(error) if error.class == ErrorClass::Retry => {
                 job.until = job.until.min(now + self.config.response_timeout_ms * 1_000);
                 job.retry_at = now + RETRY_US;
+                job.refusal = Some(error.text);
                 self.advance(now, id);
             }
             Reply::Error(error) => {
@@ -167,6 +186,11 @@ impl<T: Clone> Core<T> {
             Reply::Holder(holder) => {
                 let result = job.asked.as_ref().map(|(operation, _)| answer(*operation, &job.request, holder));
                 self.end_job(id, result);
+            }
+            Reply::NotMine(_) if job.repeated => {
+                let name = Arc::clone(&job.request.name);
+                self.end_job(id, None);
+                self.recheck_later(&name);
             }
             _ => self.end_job(id, None),
         }
@@ -199,8 +223,8 @@ impl<T: Clone> Core<T> {
     }
 }
 
-/// Does that reply say that something of its attempt is now on the server?
-pub(super) fn is_left_behind(reply: &Reply) -> bool {
+/// Does the reply say that the attempt is now on the server, as holder or waiter?
+pub(super) fn leaves_something(reply: &Reply) -> bool {
     matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
 }
 
@@ -211,7 +235,7 @@ fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Ans
     };
     match (operation, holder) {
         (Operation::IsLocked, holder) => Ok(Answer::Flag(holder != Holder::Nobody)),
-        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a.owner == request.acquisition.owner)),
+        (Operation::IsLockedByMe, Holder::Acquisition(a)) => Ok(Answer::Flag(a == request.acquisition)),
         (Operation::IsLockedByMe, _) => Ok(Answer::Flag(false)),
         (_, Holder::Nobody) => Ok(Answer::Owner(None)),
         (_, Holder::Acquisition(acquisition)) => Ok(Answer::Owner(Some(acquisition.owner))),

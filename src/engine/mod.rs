@@ -110,7 +110,7 @@ pub enum Action<T> {
 /// See the module's documentation.
 pub struct Engine<T> {
     core: Core<T>,
-    handles: Map<Handle<T>>,
+    handles: Map<Box<Handle<T>>>,
     by_owner: HashMap<Uuid, HandleId>,
     next_handle: u64,
     closed: bool,
@@ -135,7 +135,7 @@ impl<T: Clone> Engine<T> {
         }
         let id = HandleId(self.next_handle);
         self.next_handle += 1;
-        self.handles.insert(id.0, Handle::new(id, name, owner, &self.core));
+        self.handles.insert(id.0, Box::new(Handle::new(id, name, owner, &self.core)));
         self.by_owner.insert(owner, id);
         Ok(id)
     }
@@ -231,7 +231,7 @@ impl<T: Clone> Engine<T> {
 
     /// Is a user's operation in progress on this handle (inspections apart)?
     pub fn is_busy(&self, id: HandleId) -> bool {
-        self.handles.get(&id.0).is_some_and(Handle::is_busy)
+        self.handles.get(&id.0).is_some_and(|handle| handle.is_busy())
     }
 
     /// The reply to a request.
@@ -260,7 +260,7 @@ impl<T: Clone> Engine<T> {
         for &id in ids {
             let Some(pending) = self.core.take_request(id) else { continue };
             match pending.who {
-                Who::Job(job) => self.core.job_lost(now, job),
+                Who::Job(job) => self.core.job_lost(now, job, &pending),
                 Who::Handle(handle) => {
                     if let Some(h) = self.handles.get_mut(&handle.0) {
                         h.on_lost(&mut self.core, now, id, &pending);
@@ -283,6 +283,18 @@ impl<T: Clone> Engine<T> {
             handle.arm(&mut self.core);
         }
         self.core.resume_jobs(now);
+        self.settle(now);
+    }
+
+    /// The renewal lane has a connection of its own, or no more.
+    pub fn renewal_link(&mut self, now: Time, up: bool) {
+        self.core.renewal_up = up;
+        if up {
+            for handle in self.handles.values_mut() {
+                handle.on_renewal_link(&mut self.core, now);
+                handle.arm(&mut self.core);
+            }
+        }
         self.settle(now);
     }
 
@@ -355,6 +367,16 @@ impl<T: Clone> Engine<T> {
         self.core.held > 0
     }
 
+    /// Does this handle wait for a message?
+    pub fn awaits_message(&self, id: HandleId) -> bool {
+        self.handles.get(&id.0).is_some_and(|handle| handle.awaits_message())
+    }
+
+    /// Would a message matter now?
+    pub fn wants_messages(&self) -> bool {
+        self.core.waiting > 0 || !self.core.jobs.is_empty()
+    }
+
     /// The highest token this locker has seen (rule 5).
     pub fn highest_token(&self) -> u64 {
         self.core.highest_token
@@ -373,15 +395,15 @@ impl<T: Clone> Engine<T> {
     /// Every operation in progress, to be answered by the runner itself: for a runner that must give up.
     pub fn abandon(&mut self) -> Vec<(Operation, T)> {
         self.closed = true;
-        let calls = self.handles.values_mut().filter_map(Handle::take_call);
+        let calls = self.handles.values_mut().filter_map(|handle| handle.take_call());
         let mut calls: Vec<(Operation, T)> = calls.collect();
         calls.extend(self.core.take_job_calls());
         calls
     }
 
-    /// Nobody is there to receive this handle's lock: hand it on.
-    pub fn hand_on(&mut self, now: Time, id: HandleId) {
-        self.with(now, id, |handle, core| handle.hand_on(core, now));
+    /// Nobody is there to be told of the acquisition with that token: if it is still held, hand it on.
+    pub fn hand_on(&mut self, now: Time, id: HandleId, token: u64) {
+        self.with(now, id, |handle, core| handle.hand_on(core, now, token));
     }
 
     /// Cancels the acquires whose tag is one of those.

@@ -96,7 +96,7 @@ pub unsafe extern "C" fn dlock_lock_acquire(lock: Option<&dlock_lock>, err: *mut
 /// `acquired` gets true if the lock is now held by this call, false if somebody holds it already: another handle, or
 /// this one.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
 /// time. Returns:
 /// - `DLOCK_OK`: see `acquired`.
 /// - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn dlock_lock_acquire_retry_backoff(
 ///
 /// The server is asked also where this handle holds nothing, so that the answer says what is the case.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
 /// time. Returns:
 /// - `DLOCK_OK`: released.
 /// - `DLOCK_ERR_UNLOCK_UNLOCKED`: nobody holds the lock.
@@ -190,7 +190,7 @@ pub unsafe extern "C" fn dlock_lock_release(lock: Option<&dlock_lock>, err: *mut
 
 /// Asks the server whether anybody holds the lock: `locked` gets the answer, which may be out of date on arrival.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
 /// blocked call. Returns:
 /// - `DLOCK_OK`: see `locked`.
 /// - `DLOCK_ERR_NOT_CONNECTED`: the server could not be reached for the response timeout.
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn dlock_lock_is_locked(
 /// Asks the server whether this very handle holds the lock: `locked_by_me` gets the answer, which may be out of date on
 /// arrival. How long the lock is certainly still held, without asking, says dlock_lock_remaining_ms().
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
 /// blocked call. Returns:
 /// - `DLOCK_OK`: see `locked_by_me`.
 /// - `DLOCK_ERR_NOT_CONNECTED`, `DLOCK_ERR_LOCKER`, `DLOCK_ERR_CLOSED`, `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`: as from
@@ -246,7 +246,7 @@ pub unsafe extern "C" fn dlock_lock_is_locked_by_me(
 /// `exists` gets whether anybody does; `owner` the owner id (see dlock_lock_id()) of the handle that does, or an empty
 /// text. The answer may be out of date on arrival.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, also beside a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, also beside a
 /// blocked call. Returns:
 /// - `DLOCK_OK`: see `exists` and `owner`.
 /// - `DLOCK_ERR_LOCKER`: the server answered with an error, or the key was set by another program and names no UUID.
@@ -281,7 +281,7 @@ pub unsafe extern "C" fn dlock_lock_owner(
 /// Never blocks, no I/O. Any thread, also beside a blocked call. Returns:
 /// - `DLOCK_OK`
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock` or `id` is NULL.
-/// - `DLOCK_ERR_PANIC`
+/// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 ///
 /// cbindgen:ptrs-as-arrays=[[id;DLOCK_UUID_SIZE]]
 #[unsafe(no_mangle)]
@@ -291,7 +291,7 @@ pub unsafe extern "C" fn dlock_lock_id(lock: Option<&dlock_lock>, id: *mut c_cha
         guard::call(std::ptr::null_mut(), || {
             let lock = given("lock", lock)?;
             let buffer = Out::new("id", id.cast::<[c_char; DLOCK_UUID_SIZE]>())?;
-            buffer.set_uuid(Some(lock.0.id()));
+            buffer.set_uuid(Some(lock.0.id()?));
             Ok(())
         })
     }
@@ -356,7 +356,7 @@ pub unsafe extern "C" fn dlock_lock_remaining_ms(
 ///
 /// A shorter lease than before shortens what dlock_lock_remaining_ms() says, not what the server keeps.
 ///
-/// Blocks for one round trip; where the connection is lost, at most for the response timeout. Any thread, one at a
+/// Blocks for one round trip; where the server is silent or gone, for two response timeouts at most. Any thread, one at a
 /// time. Returns:
 /// - `DLOCK_OK`: the lock is held for that long.
 /// - `DLOCK_ERR_UNLOCK_UNLOCKED`: this handle never acquired the lock, or has released it.

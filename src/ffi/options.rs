@@ -135,8 +135,8 @@ pub unsafe extern "C" fn dlock_options_set_auto_renew(
     unsafe { guard::call(err, || given("options", options)?.0.set_auto_renew(auto_renew)) }
 }
 
-/// Sets how long one attempt to connect may take, the look-up of the name included, in milliseconds: from 1 to a day;
-/// 5,000 if never set.
+/// Sets how long one attempt to connect may take, in milliseconds: from 1 to a day; 5,000 if never set. The
+/// look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`

@@ -243,7 +243,7 @@ unsafe fn collect(queue: &Queue, events: *mut dlock_event, capacity: usize, time
 /// there is none, or `queue` is NULL.
 ///
 /// Only watch it: reading, writing and closing it is the library's business, and it ends with the queue. When it is
-/// readable, take events with dlock_queue_wait() and a timeout of 0 until the count is below the capacity.
+/// readable, take events with dlock_queue_wait() and a timeout of 0 until the count is 0.
 ///
 /// Never blocks. Any thread.
 #[unsafe(no_mangle)]

@@ -41,11 +41,13 @@ impl Acquisition {
     /// Reads `<owner id>:<attempt>`, strictly: a lower-case hyphenated UUID, a colon, decimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         let (owner, attempt) = (text.get(..36)?, text.get(36..)?.strip_prefix(':')?);
-        if attempt.is_empty() || !attempt.bytes().all(|b| b.is_ascii_digit()) {
+        let digits = !attempt.is_empty() && attempt.bytes().all(|b| b.is_ascii_digit());
+        let canonical = digits && (attempt == "0" || !attempt.starts_with('0'));
+        let lower = !owner.bytes().any(|b| b.is_ascii_uppercase());
+        if !canonical || !lower {
             return None;
         }
-        let uuid = Uuid::try_parse(owner).ok()?;
-        Some(Acquisition { owner: uuid, attempt: attempt.parse().ok()? })
+        Some(Acquisition { owner: Uuid::try_parse(owner).ok()?, attempt: attempt.parse().ok()? })
     }
 }
 

@@ -5,8 +5,8 @@
  *
  * A line is one call; each is answered by one line `<status> <elapsed ms> <value> <message>`, `-` for no value.
  *
- *     new · acquire · acquire_timeout <ms> · try · backoff <retries> <ms> · release · is_locked · is_locked_by_me ·
- *     owner · id · token · remaining · cycle (acquire, token, release)
+ *     new · acquire · acquire_timeout <ms> · try · backoff <retries> <ms> · release · is_locked ·
+ *     is_locked_by_me · owner · id · token · remaining · cycle (acquire, token, release)
  *
  * The end of the input frees the handles and ends the program.
  */

@@ -224,7 +224,7 @@ __attribute__((unused)) static dlock_status blocked_join(struct blocked *self) {
     return self->status;
 }
 
-/* Is that handle inside an acquire? Then extend answers BUSY; on one that holds nothing it answers at once otherwise. */
+/* Is that handle inside an acquire? Then extend answers BUSY; on one that holds nothing it fails otherwise, at once. */
 __attribute__((unused)) static bool is_busy(dlock_lock *lock) {
     return dlock_lock_extend(lock, 30000, NULL) == DLOCK_ERR_BUSY;
 }

@@ -95,8 +95,10 @@ def leak_checker():
     """What finds leaks: (name, flags for the compiler, command before the program)."""
     valgrind = shutil.which("valgrind")
     if valgrind:
-        return "valgrind", [], [valgrind, "-q", "--leak-check=full", "--show-leak-kinds=definite,indirect,possible",
-                                "--errors-for-leak-kinds=definite,indirect,possible", "--error-exitcode=99"]
+        kinds = "definite,indirect,possible"
+        return "valgrind", [], [valgrind, "-q", "--vgdb=no", "--leak-check=full", f"--show-leak-kinds={kinds}",
+                                f"--errors-for-leak-kinds={kinds}", "--error-exitcode=99",
+                                f"--suppressions={harness.HERE / 'valgrind.supp'}"]
     return "the address and leak sanitizers", ["-fsanitize=address,leak"], []
 
 

@@ -1136,7 +1136,8 @@ int main(int argc, char **argv) {
     run_check("token, remaining, extend after the lease ran out: LOST; acquire starts anew", lost_by_lease);
     run_check("extend sets the lease from now on", extend_longer);
     run_check("extend sets the lease of renewals too", extend_renewals);
-    run_check("a shorter extend shortens the holder's validity only; release answers LOST once and frees", extend_shorter);
+    run_check("a shorter extend shortens the holder's validity, not the key's lease; release frees, LOST once",
+              extend_shorter);
     run_check("extend below 100 ms is refused and changes nothing", extend_too_short);
     run_check("renewal keeps a held lock beyond its lease", renewal_holds);
     run_check("without renewal the lease ends and a waiter gets the lock", no_renewal_expires);
@@ -1183,7 +1184,8 @@ int main(int argc, char **argv) {
         run_check("fencing tokens grow after FLUSHALL", tokens_grow_after_flush);
         run_check("options: of two setters the last wins", options_last_wins);
         run_check("dlock_lock_new costs no round trip while connected", lock_new_no_round_trip);
-        run_check("dlock_locker_new does no I/O; an unreachable server: host and port in the message", locker_new_no_io);
+        run_check("dlock_locker_new does no I/O; an unreachable server: host and port in the message",
+                  locker_new_no_io);
         run_check("after everything is released only the counter remains", nothing_remains);
     } else {
         run_check("memory://name is one store for all lockers that name it", memory_named);

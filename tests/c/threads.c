@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "check.h"
+#include <sched.h>
 #include <sys/mman.h>
 
 enum { PROCESSES = 2, THREADS = 8 };
@@ -45,6 +46,7 @@ static void critical_section(uint64_t me, uint64_t token) {
     }
     __atomic_fetch_add(&shared->acquisitions, 1, __ATOMIC_SEQ_CST);
     shared->per_thread[me - 1]++;
+    sched_yield(); /* Long enough that a second holder would come in. */
     if (__atomic_exchange_n(&shared->holder, 0, __ATOMIC_SEQ_CST) != me) {
         __atomic_fetch_add(&shared->overlaps, 1, __ATOMIC_SEQ_CST);
     }
@@ -149,7 +151,8 @@ int main(int argc, char **argv) {
     }
     report(ended, "threads: both processes end by themselves");
     report(shared->errors == 0, "threads: no call fails");
-    report(shared->acquisitions >= shared->wanted && all_took_part, "threads: all acquisitions made, by all 16 threads");
+    report(shared->acquisitions >= shared->wanted && all_took_part,
+           "threads: all acquisitions made, by all 16 threads");
     report(shared->overlaps == 0, "threads: never two holders");
     report(shared->falling_tokens == 0, "threads: tokens strictly growing in the order of holding");
     bool good = ended && shared->errors == 0 && shared->acquisitions >= shared->wanted && all_took_part &&

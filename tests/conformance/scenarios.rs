@@ -344,14 +344,14 @@ pub fn rule_6_the_queue_lives_three_rechecks(bench: &mut Bench) {
     let waiters = bench.name.waiters().to_owned();
     bench.queued("A", who(2, 1), 0);
     let life = |bench: &mut Bench| bench.target.queue_life_ms(&waiters).expect("the queue expires");
-    assert!(alike(Some(life(bench)), Some(3 * 6_250)));
-    let joins: Vec<_> = (0..3_999).map(|n| bench.request("B", who(100 + n, 1), JOIN)).collect();
+    assert!(alike(Some(life(bench)), Some(3 * 18_750)));
+    let joins: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), JOIN)).collect();
     bench.send(&joins);
-    assert!(alike(Some(life(bench)), Some(3 * 10_000)), "{}", life(bench));
-    let leaves: Vec<_> = (0..3_999).map(|n| bench.request("B", who(100 + n, 1), LEAVE)).collect();
+    assert!(alike(Some(life(bench)), Some(3 * 20_000)), "{}", life(bench));
+    let leaves: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), LEAVE)).collect();
     bench.send(&leaves);
     bench.queued("A", who(2, 1), 0);
-    assert!(life(bench) > 3 * 6_250, "a join lengthens, it never shortens");
+    assert!(life(bench) > 3 * 18_750, "a join lengthens, it never shortens");
 }
 
 pub fn rule_6_a_join_that_may_not_queue(bench: &mut Bench) {

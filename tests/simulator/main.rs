@@ -37,7 +37,9 @@ fn watch() {
             if let Some((seed, since)) = *RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
                 && since.elapsed() > STUCK
             {
-                eprintln!("seed {seed}: the engine does not return; DLOCK_SEED={seed} cargo test --test simulator histories");
+                eprintln!(
+                    "seed {seed}: the engine does not return; DLOCK_SEED={seed} cargo test --test simulator histories"
+                );
                 std::process::abort();
             }
         };

@@ -151,7 +151,11 @@ impl World {
         (c.broken, c.cut, c.ghost_delay, c.mute) = (true, cut, ghost_delay, mute);
         self.processes[pid].disturbed_at = self.now;
         self.stats.count("connection broken");
-        trace!(self, "BREAK {} cut {cut} of {sent} ({arrived} arrived) ghost {ghost_delay} mute {mute} noticed {noticed} linger {linger_us}", self.conn_label(conn));
+        trace!(
+            self,
+            "BREAK {} cut {cut} of {sent} ({arrived} arrived) ghost {ghost_delay} mute {mute} noticed {noticed} linger {linger_us}",
+            self.conn_label(conn)
+        );
         if subscription {
             self.after(linger_us, Event::ServerDrops(conn));
             // Silence is noticed only where pings are answered by nobody: there the engine does.

@@ -121,7 +121,7 @@ impl World {
 
     // --- what comes to a process ---
 
-    pub fn to_process(&mut self, pid: Pid, event: Event) {
+    pub fn deliver(&mut self, pid: Pid, event: Event) {
         if self.processes[pid].engine.is_none() {
             return;
         }
@@ -386,8 +386,8 @@ impl World {
             return;
         }
         let delay = 2 * self.delay();
-        let ok = !self.is_lasting(Fault::Outage)
-            && !(self.phase == Phase::Faults && self.rng.chance(2 * self.plan.break_ppm));
+        let fails = self.phase == Phase::Faults && self.rng.chance(2 * self.plan.break_ppm);
+        let ok = !self.is_lasting(Fault::Outage) && !fails;
         self.after(delay, Event::Connected(pid, index, ok));
     }
 

@@ -18,7 +18,9 @@ thread_local! {
 
 /// Begins anew, keeping that many lines; 0: off.
 pub fn start(keep: usize) {
-    TRACE.with_borrow_mut(|trace| *trace = Trace { on: keep > 0, keep, lines: VecDeque::new(), hash: 0xCBF2_9CE4_8422_2325 });
+    TRACE.with_borrow_mut(|trace| {
+        *trace = Trace { on: keep > 0, keep, lines: VecDeque::new(), hash: 0xCBF2_9CE4_8422_2325 }
+    });
 }
 
 pub fn is_on() -> bool {

@@ -407,7 +407,10 @@ impl World {
         }
         let judged = self.judge(pid, &op, operation, &result);
         if let Err(what) = judged {
-            self.fail(format!("(f) {what}: {operation:?} {tag} of locker {pid} user {index}, from {} to {}: {result:?}", op.started_at, self.now));
+            self.fail(format!(
+                "(f) {what}: {operation:?} {tag} of locker {pid} user {index}, from {} to {}: {result:?}",
+                op.started_at, self.now
+            ));
         }
         if let Ok(Answer::Acquired { token }) = result {
             self.acquired(pid, index, &op, token);
@@ -467,7 +470,13 @@ impl World {
     }
 
     /// Is this answer legal?
-    fn judge(&self, pid: Pid, op: &Op, operation: Operation, result: &Result<Answer>) -> std::result::Result<(), String> {
+    fn judge(
+        &self,
+        pid: Pid,
+        op: &Op,
+        operation: Operation,
+        result: &Result<Answer>,
+    ) -> std::result::Result<(), String> {
         let process = &self.processes[pid];
         let bad = |what: &str| Err(what.to_string());
         if operation != op.operation {
@@ -509,7 +518,8 @@ impl World {
             },
             Status::NotConnected => {
                 let timeout = process.plan.response_timeout_ms * MS;
-                let disturbed = process.disturbed_at + 2 * timeout + SECOND >= op.started_at && process.disturbed_at > 0;
+                let disturbed =
+                    process.disturbed_at + 2 * timeout + SECOND >= op.started_at && process.disturbed_at > 0;
                 if disturbed || !op.was_up { Ok(()) } else { bad("the link was not disturbed") }
             }
             Status::Cancelled if op.cancelled_at.is_some() || op.ended => Ok(()),
@@ -523,7 +533,11 @@ impl World {
                 if matches!(operation, Operation::Release | Operation::Extend { .. }) =>
             {
                 let still = op.held_until.is_some_and(|until| self.now < until);
-                if still && !op.exempt && !is_over(op, self.now) && !self.is_disturbed_since(pid, op) { bad("it was held and valid") } else { Ok(()) }
+                if still && !op.exempt && !is_over(op, self.now) && !self.is_disturbed_since(pid, op) {
+                    bad("it was held and valid")
+                } else {
+                    Ok(())
+                }
             }
             _ => bad("no legal status here"),
         }

@@ -218,11 +218,10 @@ impl World {
         match event {
             Event::ToServer(conn, n, message) => self.at_server(conn, n, message),
             Event::ServerDrops(conn) => self.server_drops(conn),
-            Event::ToClient(conn, _) | Event::Broken(conn) => self.to_process(self.conns[conn].pid, event),
-            Event::Connected(pid, ..)
-            | Event::SubscribeFailed(pid, _)
-            | Event::Tick(pid, _)
-            | Event::User(pid, ..) => self.to_process(pid, event),
+            Event::ToClient(conn, _) | Event::Broken(conn) => self.deliver(self.conns[conn].pid, event),
+            Event::Connected(pid, ..) | Event::SubscribeFailed(pid, _) | Event::Tick(pid, _) | Event::User(pid, ..) => {
+                self.deliver(pid, event)
+            }
             Event::Resume(pid) => self.resume(pid),
             Event::Restart(slot) => self.start_process(slot),
             Event::Exit(pid) => self.exit(pid),

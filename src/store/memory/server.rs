@@ -16,7 +16,7 @@ use crate::store::{
 /// A queue lives at least this many times its longest re-check.
 const QUEUE_LIFE_IN_RECHECKS: u64 = 3;
 /// The longest re-check of a short queue, in microseconds.
-const RECHECK_US: u64 = 6_250_000;
+const RECHECK_US: u64 = 18_750_000;
 /// How much each waiter stretches the re-check, in microseconds.
 const RECHECK_PER_WAITER_US: u64 = 2_500;
 /// The maps are searched for expired keys when they have grown to twice what the last search left, and to this.

@@ -316,19 +316,19 @@ fn rule_6_a_queue_lives_three_rechecks_and_a_join_never_shortens_it() {
     let mut world = World::new();
     world.taken("A", who(1, 1), Op::Try { lease_ms: 1_000_000 });
     world.queued("B", who(2, 1), 0);
-    world.wait_ms(18_749);
+    world.wait_ms(56_249);
     assert_eq!(world.order(), "2");
     world.wait_ms(1);
     assert_eq!((world.order().as_str(), world.keys().len()), ("", 2));
-    for handle in 10..4_010 {
+    for handle in 10..8_010 {
         world.queued("B", who(handle, 1), 0);
     }
-    for handle in 10..4_009 {
+    for handle in 10..8_009 {
         world.run("B", who(handle, 1), LEAVE);
     }
-    world.queued("B", who(4_009, 1), 0);
-    world.wait_ms(29_999);
-    assert_eq!(world.order(), "4009", "4,000 waiters re-check every 10 s");
+    world.queued("B", who(8_009, 1), 0);
+    world.wait_ms(59_999);
+    assert_eq!(world.order(), "8009", "8,000 waiters re-check every 20 s");
     world.wait_ms(1);
     assert_eq!(world.order(), "");
 }

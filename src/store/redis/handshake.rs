@@ -67,6 +67,9 @@ pub fn for_commands(
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
 pub fn for_messages(config: &Config, channel: &str) -> Result<(Socket, Vec<u8>), Unreachable> {
     let (mut out, mut steps) = beginning(config);
+    // A waiter that may be subscribed but not published to would be dropped as dead by every release (rule 12).
+    resp::words(&mut out, &[b"PUBLISH", channel.as_bytes(), b""]);
+    steps.push(Step::Subscribe);
     resp::words(&mut out, &[b"SUBSCRIBE", channel.as_bytes()]);
     steps.push(Step::Subscribe);
     let mut confirmed = false;
@@ -161,12 +164,12 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         "authentication failed"
     } else if is("NOAUTH") {
         "the server needs a password"
+    } else if is("LOADING") {
+        "the server is loading its data"
     } else if step == Step::Courtesy {
         return Ok(());
     } else if step == Step::Select {
         return Err(unreachable(config, &format!("database {} cannot be used: {}", config.database, first(text))));
-    } else if is("LOADING") {
-        "the server is loading its data"
     } else if is("READONLY") {
         "the server is a read-only replica"
     } else if is("MASTERDOWN") {
@@ -178,7 +181,7 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
     } else if is("OOM") {
         "the server is out of memory"
     } else if step == Step::Subscribe {
-        "the server refuses the subscription"
+        "the server refuses messages"
     } else if is("NOPERM") || text.contains("unknown command") {
         "the server refuses scripts"
     } else {

@@ -1,5 +1,6 @@
--- Floor: on a new connection, lift the fence counter above the server's clock and every token seen (rule 5), and
--- by 2^24 more where the server's data may be another's than before.
+-- Floor: on a new connection, lift the fence counter to the server's clock and above every token seen; 2^24 above that
+-- where the server's data may be another's than before (rule 5). The 2^24 are added to the token seen and never to the
+-- counter: many lockers that reconnect at once would add up, and run ahead of the clock that later lifts rely on.
 -- Keys: 1 the fence counter. Arguments: 1 the highest token seen, 2 the replication id known, or ''.
 -- Answers {counter, replication id or ''}, or an error.
 local counter = KEYS[1]
@@ -12,8 +13,9 @@ local value = redis.pcall('GET', counter)
 -- A counter that is no integer is left alone: the first draw fails, and its error names the counter.
 if value and (type(value) ~= 'string' or not string.find(value, '^%-?%d+$')) then return {'0', id} end
 local now = redis.call('TIME')
-local n = math.max(tonumber(value or '0'), now[1] * 1000000 + now[2], tonumber(ARGV[1]))
-if ARGV[2] ~= '' and ARGV[2] ~= id then n = n + 16777216 end
+local seen = tonumber(ARGV[1])
+if ARGV[2] ~= '' and ARGV[2] ~= id then seen = seen + 16777216 end
+local n = math.max(tonumber(value or '0'), now[1] * 1000000 + now[2], seen)
 local text = string.format('%.0f', n)
 if text ~= value then
   local set = redis.pcall('SET', counter, text)

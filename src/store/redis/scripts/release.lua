@@ -21,17 +21,23 @@ end
 local h = '[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
 local form = '^(' .. h .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. h .. h .. ':%d+)@([1-9]%d*)@(.+)$'
 local own = string.match(member, '^[^@]*@[^@]*@(.*)$')
-local entries = {}
--- One more than the 32 that are looked at: one of them may be the releaser itself. An error (a queue of another type)
--- has no entries.
-local range = redis.pcall('ZRANGE', queue, 0, 32, 'WITHSCORES')
-for i = 1, #range, 2 do
-  if range[i] ~= member and #entries < 32 then
-    local who, claim, channel = string.match(range[i], form)
-    if claim and #claim > 15 then channel = nil end
-    entries[#entries + 1] = {member = range[i], score = tonumber(range[i + 1]), who = who, claim = claim, channel = channel}
+
+-- The waiters from the front to `last`, 32 at most: one of them may be the releaser itself. An error (a queue of another
+-- type) has no entries.
+local function look(last)
+  local entries = {}
+  local range = redis.pcall('ZRANGE', queue, 0, last, 'WITHSCORES')
+  for i = 1, #range, 2 do
+    if range[i] ~= member and #entries < 32 then
+      local who, claim, channel = string.match(range[i], form)
+      if claim and #claim > 15 then channel = nil end
+      entries[#entries + 1] = {member = range[i], score = tonumber(range[i + 1]), who = who, claim = claim, channel = channel}
+    end
   end
+  return entries
 end
+-- Nearly always the first takes the lock; only where it does not are the others looked at.
+local entries = look(1)
 
 -- The script's first write frees memory, and so allows the ones that follow when memory is full. From here on nothing
 -- may fail half way, since Lua does not roll back.
@@ -48,6 +54,23 @@ local function publish(channel, text)
 end
 
 local gone = {}  -- channels found dead, or dropped, in this call
+-- Gives the lock to this waiter. Nil: nobody reads its channel.
+local function offer(entry)
+  local channel = entry.channel
+  if not (channel == own or publish(channel, 'handoff ' .. entry.who .. ' ' .. token .. ' ' .. key)) then
+    gone[channel] = true
+    return nil
+  end
+  redis.call('ZADD', queue, string.format('%.1f', math.floor(entry.score) + 0.5), entry.member)
+  redis.call('SET', key, entry.who, 'PX', entry.claim)
+  return channel == own and {'next', entry.who, token} or 'released'
+end
+local first = entries[1]
+if first and first.channel and (first.channel == own or first.score == math.floor(first.score)) then
+  local answer = offer(first)
+  if answer then return answer end
+end
+entries = look(32)
 for _, entry in ipairs(entries) do
   local channel = entry.channel
   if not channel or gone[channel] then
@@ -59,13 +82,9 @@ for _, entry in ipairs(entries) do
       if other.channel == channel then redis.call('ZREM', queue, other.member) end
     end
     publish(channel, 'dropped ' .. key)
-  elseif channel == own or publish(channel, 'handoff ' .. entry.who .. ' ' .. token .. ' ' .. key) then
-    redis.call('ZADD', queue, string.format('%.1f', math.floor(entry.score) + 0.5), entry.member)
-    redis.call('SET', key, entry.who, 'PX', entry.claim)
-    if channel == own then return {'next', entry.who, token} end
-    return 'released'
   else
-    gone[channel] = true
+    local answer = offer(entry)
+    if answer then return answer end
     redis.call('ZREM', queue, entry.member)
   end
 end

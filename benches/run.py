@@ -1,0 +1,294 @@
+#!/usr/bin/env python3
+"""Measures the library against hiredis and against what a socket and a server can do at all; what `make bench` runs.
+
+    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory; all of them if none is named
+
+Compiles the programs beside it into target/bench/, starts a private server on a free port and stops it again, also on
+Ctrl-C, and prints one table: each figure with the limit it is measured against. Contenders take turns in one run, since
+on a machine that does other things too only their ratio means anything. A missed aim is shown and fails nothing; the
+exit status is not 0 only where something does not run.
+"""
+
+import argparse
+import contextlib
+import os
+import platform
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
+PROGRAMS = TARGET / "bench"
+SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
+PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory"]
+
+
+class Failed(Exception):
+    """A measurement cannot be made; the text says why."""
+
+
+# --- processes ---
+
+class Processes:
+    """What was started, each in a group of its own, so that Ctrl-C reaches this program only, and all is stopped."""
+
+    def __init__(self):
+        self.running = []
+
+    def start(self, command, **options):
+        process = subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
+        self.running.append(process)
+        return process
+
+    def stop(self):
+        for process in self.running:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self.running.clear()
+
+
+def start_server(processes, directory):
+    """The port and the version of a private server."""
+    found = subprocess.run([sys.executable, str(ROOT / "tools" / "servers.py"), "default"], stdout=subprocess.PIPE)
+    if found.returncode != 0:
+        raise Failed("no server to measure against")
+    path = found.stdout.decode().strip()
+    version = subprocess.run([path, "--version"], stdout=subprocess.PIPE).stdout.decode().split()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    log = Path(directory) / "server.log"
+    with open(log, "wb") as output:
+        server = processes.start([path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                                  "--dir", directory], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    end = time.monotonic() + 10
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(b"PING\r\n")
+            if connection.recv(16).startswith(b"+PONG"):
+                return port, " ".join(version[:3])
+        time.sleep(0.02)
+    raise Failed("the server does not start:\n" + log.read_text(errors="replace"))
+
+
+# --- the programs ---
+
+def compiler(*arguments):
+    return subprocess.run([*shlex.split(os.environ.get("CC", "cc")), *map(str, arguments)], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def hiredis_flags():
+    """What to compile with for hiredis, or nothing where it is not installed."""
+    probe = PROGRAMS / "probe.c"
+    probe.write_text("#include <hiredis/hiredis.h>\nint main(void) { redisFree(0); return 0; }\n")
+    there = compiler(probe, "-o", PROGRAMS / "probe", "-lhiredis").returncode == 0
+    return ["-DHAVE_HIREDIS", "-lhiredis"] if there else []
+
+
+def compile_programs():
+    """Returns whether hiredis is among the peers."""
+    if not (LIBRARY / "libdlock.so").exists():
+        raise Failed(f"{LIBRARY / 'libdlock.so'} is missing: cargo build --release")
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    hiredis = hiredis_flags()
+    for name in ("pair", "handoff", "waiters", "threads"):
+        done = compiler("-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{ROOT / 'include'}", "-o", PROGRAMS / name,
+                        HERE / f"{name}.c", f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock", "-lpthread", *hiredis)
+        if done.returncode != 0:
+            raise Failed(f"{name}.c does not compile:\n" + done.stdout.decode(errors="replace"))
+    # The release script as the library sends it, to be sent by a bare socket too.
+    parts = [SCRIPTS / f"{part}.lua" for part in ("draw", "notmine", "release")]
+    (PROGRAMS / "release.lua").write_text("\n".join(part.read_text() for part in parts))
+    return bool(hiredis)
+
+
+def measure(processes, *command):
+    """Runs a program; returns the lines `name value` that it printed."""
+    command = [str(part) for part in command]
+    program = processes.start([PROGRAMS / command[0], *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+    try:
+        output, errors = program.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{' '.join(command)}: not done after five minutes")
+    if program.returncode != 0:
+        raise Failed(f"{' '.join(command)}: {errors.decode(errors='replace').strip() or program.returncode}")
+    values = dict(line.split(" ", 1) for line in output.decode().splitlines())
+    return {name: float(value) if name != "peer" else value for name, value in values.items()}
+
+
+# --- the table ---
+
+class Table:
+    """Prints each part as soon as it is measured."""
+
+    WIDTHS = (46, 13, 13, 19, 10)
+
+    def line(self, *cells):
+        print("  ".join([f"{cells[0]:<{self.WIDTHS[0]}}"]
+                        + [f"{cell:>{width}}" for cell, width in zip(cells[1:], self.WIDTHS[1:])]).rstrip(), flush=True)
+
+    def head(self):
+        self.line("", "dlock", "limit", "ratio", "aim")
+
+    def part(self, title, *command):
+        print(f"\n{title}\n$ {' '.join(['target/bench/' + str(command[0]), *map(str, command[1:])])}", flush=True)
+
+    def ratio(self, what, ours, limit, unit, aim="", spread=None, form=".1f", at_least=False):
+        """A row of two figures and their ratio; the spread is that of the ratios of single rounds."""
+        ratio = ours / limit
+        text = f"{ratio:.2f}" + (f" ({spread[0]:.2f}-{spread[1]:.2f})" if spread else "")
+        self.line(what, f"{ours:,{form}} {unit}", f"{limit:,{form}} {unit}", text, self.aim(aim, ratio, at_least))
+
+    def figure(self, what, value, unit, aim=None, form=",.0f"):
+        """A row of one figure, with the most that it may be."""
+        limit = f"{aim:{form}} {unit}".rstrip() if aim is not None else ""
+        self.line(what, f"{value:{form}} {unit}".rstrip(), limit, "", "" if aim is None else self.verdict(value <= aim))
+
+    @staticmethod
+    def verdict(met):
+        return "met" if met else "missed"
+
+    @staticmethod
+    def aim(aim, ratio, at_least):
+        if aim == "":
+            return ""
+        sign = ">=" if at_least else "<="
+        return f"{sign} {aim:.2f}" + ("" if (ratio >= aim if at_least else ratio <= aim) else " *")
+
+
+def pair(table, processes, port):
+    command = ("pair", port, PROGRAMS / "release.lua")
+    table.part("One uncontended acquire + release, one thread, blocks in turn (* = aim missed; in brackets: the middle "
+               "half of the rounds)", "pair", port, "target/bench/release.lua")
+    found = measure(processes, *command)
+    rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.05, ""),
+            ("argv", "the same by redisCommandArgv" if found["peer"] == "hiredis" else "the same again", "", ""),
+            ("pings", f"{found['peer']}, two PINGs", "", ""),
+            ("bare", "bare socket, the same classic commands", "", ""),
+            ("own", "bare socket, the commands that dlock sends", "", "")]
+    for name, what, aim, _ in rows:
+        spread = (found[f"ratio_low_{name}"], found[f"ratio_high_{name}"])
+        table.ratio(f"p50, {what}", found["p50_dlock"], found[f"p50_{name}"], "us", aim, spread)
+    for name, what, _, aim in rows:
+        table.ratio(f"p99, {what}", found["p99_dlock"], found[f"p99_{name}"], "us", aim)
+
+
+def handoff(table, processes, port):
+    table.part("Hand-off between two processes: from before the release to the other's return from acquire; limit: "
+               "EVAL to socket readable", "handoff", port)
+    found = measure(processes, "handoff", port)
+    table.ratio("p50", found["p50_dlock"], found["p50_floor"], "us", 1.5)
+    table.ratio("p99", found["p99_dlock"], found["p99_floor"], "us")
+
+
+def waiters(table, processes, port, quick):
+    count, seconds = (1000, 5) if quick else (10000, 30)
+    table.part(f"{count:,} waiters for one lock in one process, through the completion queue, {seconds} s of quiet",
+               "waiters", port, count, seconds)
+    found = measure(processes, "waiters", port, count, seconds)
+    table.figure("threads of the process", max(found["threads"], found["threads_after"]), "", 4)
+    table.figure("memory a waiter, resident", found["rss_per_waiter"], "B", 2048)
+    table.figure("  of it allocated", found["allocated_per_waiter"], "B")
+    table.figure("  the handle alone", found["handle_allocated"], "B")
+    table.figure("commands a second, mean", found["requests_per_second"], "/s", 1000)
+    table.figure("  busiest second", found["requests_busiest_second"], "/s", 1000)
+    table.figure("  calls within scripts included", found["executed_per_second"], "/s")
+    table.figure("CPU while nothing happens", found["cpu_percent"], "%", form=",.1f")
+    table.figure("all submitted after", found["submitting_seconds"], "s", form=",.2f")
+    table.figure("all queued after", found["queueing_seconds"], "s", form=",.2f")
+    table.figure("all served after", found["serving_seconds"], "s", form=",.2f")
+    table.figure("served out of order", found["out_of_order"], "", 0)
+
+
+def threads(table, processes, port, quick):
+    table.part("Pairs a second, each thread with a lock of its own, one process; limit: the peer with a connection for "
+               "each thread", "threads own", port, "1|8|64")
+    for count, aim in ((1, ""), (8, 1.0), (64, 1.8)) if not quick else ((8, 1.0),):
+        found = measure(processes, "threads", "own", port, count)
+        spread = (found["ratio_low"], found["ratio_high"])
+        table.ratio(f"{count} thread{'s' if count > 1 else ''}, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
+                    aim, spread, ".0f", at_least=True)
+
+
+def hot(table, processes, port):
+    table.part("16 threads of one process at one lock, 5 s", "threads hot", port, 16)
+    found = measure(processes, "threads", "hot", port, 16)
+    table.figure("acquisitions a second", found["per_second"], "/s")
+    table.figure("longest wait", found["longest_wait_ms"], "ms", form=",.1f")
+    table.figure("acquisitions of the threads: most - least", found["most"] - found["least"], "", 1)
+
+
+def memory(table, processes):
+    table.part("The library itself", "pair", "memory")
+    found = measure(processes, "pair", "memory")
+    table.figure("acquire + release on memory://", found["memory_ns"] / 1000, "us", form=",.2f")
+    stripped = PROGRAMS / "libdlock.so"
+    if subprocess.run(["strip", "-o", stripped, LIBRARY / "libdlock.so"], stderr=subprocess.DEVNULL).returncode == 0:
+        table.figure("libdlock.so, stripped", stripped.stat().st_size / 1e6, "MB", 2.5, form=",.2f")
+
+
+def run(arguments, processes, directory):
+    if platform.system() != "Linux":
+        raise Failed("The benchmark reads /proc and so runs on Linux only.")
+    hiredis = compile_programs()
+    port, version = start_server(processes, directory)
+    load = os.getloadavg()[0]
+    print(f"{version}, {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} before; times are wall-clock")
+    if load > os.cpu_count() / 2:
+        print("The machine is busy with other work: trust the ratios, and of them those of medians.")
+    if not hiredis:
+        print("hiredis is not installed (headers and library): a bare socket stands in for it.")
+    table = Table()
+    table.head()
+    wanted = arguments.parts or PARTS
+    measurements = {"pair": lambda: pair(table, processes, port), "handoff": lambda: handoff(table, processes, port),
+                    "waiters": lambda: waiters(table, processes, port, arguments.quick),
+                    "threads": lambda: threads(table, processes, port, arguments.quick),
+                    "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes)}
+    failed = 0
+    for part in wanted:
+        try:
+            measurements[part]()
+        except Failed as problem:
+            failed += 1
+            print(f"FAILED: {problem}", flush=True)
+    return 1 if failed else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer waiters, fewer threads")
+    parser.add_argument("parts", nargs="*", help=" ".join(PARTS))
+    arguments = parser.parse_args()
+    unknown = set(arguments.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {' '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    processes, directory = Processes(), tempfile.mkdtemp(prefix="dlock-bench-")
+    try:
+        return run(arguments, processes, directory)
+    finally:
+        processes.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except Failed as problem:
+        print(problem, file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,176 @@
+//! The subscription, read by whoever waits for a message: a blocked call reads it itself, so that a hand-off wakes its
+//! waiter without a thread in between; the background thread reads it while no call does. Knows bytes' owners, not
+//! messages.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::clock::Signal;
+use super::slot::Slot;
+use crate::store::Subscription;
+
+/// The one subscription of a locker.
+pub struct Feed {
+    state: Mutex<State>,
+    /// For a forked child, which must take no mutex: the descriptors, or -1.
+    fd: AtomicI32,
+    signal_fd: AtomicI32,
+}
+
+/// A subscription in its reader's hands, and which of the successive subscriptions it is.
+pub struct Reading {
+    pub subscription: Box<dyn Subscription>,
+    pub generation: u64,
+    /// Wakes a call that reads. One for each generation: a reader of the last one must not swallow what is for the next.
+    pub signal: Arc<Signal>,
+}
+
+struct State {
+    /// Rises with every new subscription and with every one that ends.
+    generation: u64,
+    /// Here while nobody reads.
+    subscription: Option<Box<dyn Subscription>>,
+    signal: Arc<Signal>,
+    /// Is a call reading this generation?
+    read_by_call: bool,
+    /// Calls that wait for a message and could read.
+    callers: VecDeque<Arc<Slot>>,
+    pings: Vec<u64>,
+}
+
+impl State {
+    fn begin(&mut self, subscription: Option<Box<dyn Subscription>>) -> Option<Box<dyn Subscription>> {
+        self.generation += 1;
+        self.read_by_call = false;
+        self.pings.clear();
+        self.signal.raise(); // a call that still reads the old one lets it go
+        std::mem::replace(&mut self.subscription, subscription)
+    }
+}
+
+impl Feed {
+    pub fn new() -> io::Result<Self> {
+        let signal = Arc::new(Signal::new()?);
+        let signal_fd = AtomicI32::new(signal.fd());
+        let state = State {
+            generation: 0,
+            subscription: None,
+            signal,
+            read_by_call: false,
+            callers: VecDeque::new(),
+            pings: Vec::new(),
+        };
+        Ok(Feed { state: Mutex::new(state), fd: AtomicI32::new(-1), signal_fd })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new subscription, instead of any there is. The engine is told after this.
+    pub fn install(&self, subscription: Box<dyn Subscription>) {
+        self.fd.store(subscription.fd().unwrap_or(-1), Ordering::Relaxed);
+        let signal = Signal::new().map(Arc::new);
+        let mut state = self.state();
+        let old = state.begin(Some(subscription));
+        if let Ok(signal) = signal {
+            self.signal_fd.store(signal.fd(), Ordering::Relaxed);
+            state.signal = signal;
+        }
+        drop(state);
+        drop(old);
+    }
+
+    /// Ends the subscription, whoever reads it.
+    pub fn end(&self) {
+        self.fd.store(-1, Ordering::Relaxed);
+        let old = self.state().begin(None);
+        drop(old);
+    }
+
+    /// The reader found this one dead.
+    pub fn ended(&self, generation: u64) {
+        let mut state = self.state();
+        if state.generation == generation {
+            self.fd.store(-1, Ordering::Relaxed);
+            state.begin(None);
+        }
+    }
+
+    /// Takes the subscription to read it. `None`: somebody else reads, or there is none; `slot` will be asked then.
+    pub fn take(&self, slot: Option<&Arc<Slot>>) -> Option<Reading> {
+        let mut state = self.state();
+        let readable = slot.is_none() || state.subscription.as_ref().is_some_and(|s| s.fd().is_some());
+        if readable && let Some(subscription) = state.subscription.take() {
+            state.read_by_call = slot.is_some();
+            return Some(Reading { subscription, generation: state.generation, signal: Arc::clone(&state.signal) });
+        }
+        if let Some(slot) = slot {
+            state.callers.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
+            state.callers.push_back(Arc::clone(slot));
+        }
+        None
+    }
+
+    /// The reader stops. True: somebody goes on reading, or there is nothing to read.
+    pub fn give_back(&self, reading: Reading) -> bool {
+        let mut state = self.state();
+        if state.generation != reading.generation {
+            return true;
+        }
+        state.read_by_call = false;
+        state.subscription = Some(reading.subscription);
+        drop(state);
+        self.pass()
+    }
+
+    /// Asks a waiting call to read. False: none waits.
+    pub fn pass(&self) -> bool {
+        let mut state = self.state();
+        while let Some(caller) = state.callers.pop_front() {
+            if caller.ask_to_read() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Has the call that reads send this ping. False: it is the background thread's to send.
+    pub fn ping(&self, number: u64) -> bool {
+        let mut state = self.state();
+        state.pings.push(number);
+        if state.read_by_call {
+            state.signal.raise();
+        }
+        state.read_by_call
+    }
+
+    /// The pings that the reader must send. `None`: what it reads is no longer the subscription.
+    pub fn pings(&self, generation: u64) -> Option<Vec<u64>> {
+        let mut state = self.state();
+        (state.generation == generation).then(|| std::mem::take(&mut state.pings))
+    }
+
+    /// Is this still the subscription? To be asked under the engine's lock, before the engine is told what was read: a
+    /// message of an earlier subscription must not count as read after a later one's beginning (rule 3).
+    pub fn is_current(&self, generation: u64) -> bool {
+        self.state().generation == generation
+    }
+
+    /// What the background thread polls, while nobody reads.
+    pub fn to_poll(&self) -> Option<RawFd> {
+        self.state().subscription.as_ref().and_then(|subscription| subscription.fd())
+    }
+
+    pub fn close_in_child(&self) {
+        for fd in [self.fd.load(Ordering::Relaxed), self.signal_fd.load(Ordering::Relaxed)] {
+            if fd >= 0 {
+                // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
+}

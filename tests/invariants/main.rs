@@ -1,0 +1,37 @@
+//! The ten invariants of `docs/protocol.md`, one test or more for each, named in its words. Each runs against a real
+//! server (`DLOCK_TEST_SERVER`, else `redis-server` from the PATH), and against `memory://` where it applies: a store in
+//! the process loses no reply, no connection and no script.
+//!
+//! Every test has a server of its own. Where an invariant is about a bad network, a proxy between client and server
+//! makes it (`tests/support/proxy.rs`).
+
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/redis_server.rs"]
+#[allow(dead_code)]
+mod redis_server;
+mod world;
+
+mod exclusion;
+mod leftovers;
+mod replies;
+mod tokens;
+mod waiters;
+
+/// A test on each store.
+macro_rules! on_both {
+    ($($redis:ident, $memory:ident => $body:path;)*) => {
+        $(
+            #[test]
+            fn $redis() {
+                $body(&crate::world::World::redis());
+            }
+
+            #[test]
+            fn $memory() {
+                $body(&crate::world::World::memory());
+            }
+        )*
+    };
+}
+pub(crate) use on_both;
