@@ -171,6 +171,25 @@ impl World {
         }
     }
 
+    /// A connection ends, and both ends notice at once.
+    pub fn end_conn(&mut self, conn: ConnId) {
+        let c = &self.conns[conn];
+        if c.broken || !c.client_open {
+            return;
+        }
+        let cut = self.rng.range(c.arrived, c.sent);
+        let notice_us = self.rng.below(MS);
+        let c = &mut self.conns[conn];
+        (c.broken, c.cut, c.mute) = (true, cut, true);
+        self.stats.count("connection ended in calm");
+        trace!(self, "END {} cut {cut}", self.conn_label(conn));
+        self.processes[self.conns[conn].pid].disturbed_at = self.now;
+        if self.conns[conn].used_as == Use::Subscription {
+            self.server_drops(conn);
+        }
+        self.after(notice_us, Event::Broken(conn));
+    }
+
     /// Connections that broke long ago and on which nothing was sent since: their clients learn of it.
     pub fn notice_all(&mut self) {
         for conn in 0..self.conns.len() {

@@ -74,6 +74,8 @@ pub struct Plan {
     pub free_ppm: u64,
     pub faults_for_us: u64,
     pub calm_for_us: u64,
+    /// Do connections end in calm, noticed at once?
+    pub gentle: bool,
 }
 
 impl Plan {
@@ -102,6 +104,7 @@ impl Plan {
             free_ppm: some(rng, 100_000),
             faults_for_us: rng.range(SECOND, 5 * SECOND),
             calm_for_us: rng.range(SECOND / 2, SECOND),
+            gentle: rng.flip(),
         }
     }
 }

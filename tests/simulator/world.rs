@@ -241,13 +241,30 @@ impl World {
 
     /// A fault strikes, and the next one is planned.
     fn strike(&mut self) {
-        if self.phase != Phase::Faults {
-            return;
+        match self.phase {
+            Phase::Faults => {}
+            Phase::Calm if self.plan.gentle => return self.strike_gently(),
+            _ => return,
         }
         let fault = *self.rng.pick(&self.plan.faults.clone());
         let slot = self.rng.below(self.current.len() as u64) as usize;
         self.inject(fault, slot);
         let pause = self.rng.below(2 * self.plan.fault_every_us);
+        self.after(pause, Event::Fault);
+    }
+
+    /// Calm has one kind of fault: a connection ends, and both ends notice at once. Nobody is to wait for that longer
+    /// than it takes to connect again (rules 6, 10 and 13).
+    fn strike_gently(&mut self) {
+        let slot = self.rng.below(self.current.len() as u64) as usize;
+        if let Some(process) = self.current[slot].map(|pid| &self.processes[pid]) {
+            let [one, other, renewal] = process.links;
+            let conn = *self.rng.pick(&[one, other, renewal, process.subscription, process.subscription]);
+            if let Some(conn) = conn {
+                self.end_conn(conn);
+            }
+        }
+        let pause = self.rng.range(50 * MS, 200 * MS);
         self.after(pause, Event::Fault);
     }
 
@@ -331,6 +348,7 @@ impl World {
             Phase::Calm => {
                 self.after(self.plan.calm_for_us, Event::Phase(Phase::Draining));
                 self.at(self.now, Event::Probe);
+                self.after(50 * MS, Event::Fault);
                 self.wake_users();
             }
             Phase::Draining => {}
