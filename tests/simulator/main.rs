@@ -16,6 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
+use self::plan::Plan;
+use self::rng::Rng;
 use self::world::{Stats, World};
 
 const SEEDS: u64 = 1_000;
@@ -125,5 +127,21 @@ fn the_same_seed_gives_the_same_history() {
             trace::hash()
         });
         assert_eq!(hashes[0], hashes[1], "seed {seed}");
+    }
+}
+
+/// (g) While nothing happens, those who wait cost the server little: renewals, pings and slow re-checks (rule 6).
+#[test]
+fn a_thousand_waiters_of_several_lockers_ask_seldom() {
+    for (lockers, handles) in [(1, 1_000), (4, 250)] {
+        let mut rng = Rng::new(7);
+        let plan = Plan::herd(&mut rng, lockers, handles);
+        let mut world = World::with_plan(plan, rng);
+        world.run_until(31 * plan::SECOND);
+        assert_eq!(world.failure, None);
+        let queued = world.server.queue(world.now, world.names[0].waiters()).len();
+        assert_eq!(queued, lockers * handles - 1, "all but the holder wait");
+        let (second, most) = world.requests.range(3..).max_by_key(|(_, count)| **count).expect("renewals at least");
+        assert!(*most < 1_000, "{lockers} lockers of {handles}: {most} requests in second {second}");
     }
 }

@@ -264,6 +264,7 @@ impl World {
     }
 
     fn execute(&mut self, conn: ConnId, id: RequestId, request: &Request) {
+        *self.requests.entry(self.now / SECOND).or_default() += 1;
         let mut published = Vec::new();
         let reply = match self.refuse(request) {
             Some(reply) => reply,

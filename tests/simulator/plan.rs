@@ -76,6 +76,8 @@ pub struct Plan {
     pub calm_for_us: u64,
     /// Do connections end in calm, noticed at once?
     pub gentle: bool,
+    /// Does everybody just wait, and who holds hold on?
+    pub wait_only: bool,
 }
 
 impl Plan {
@@ -105,6 +107,26 @@ impl Plan {
             faults_for_us: rng.range(SECOND, 5 * SECOND),
             calm_for_us: rng.range(SECOND / 2, SECOND),
             gentle: rng.flip(),
+            wait_only: false,
+        }
+    }
+}
+
+impl Plan {
+    /// So many lockers with so many handles each, all for one lock, on a good network.
+    pub fn herd(rng: &mut Rng, lockers: usize, handles: usize) -> Self {
+        let locker =
+            LockerPlan { handles, lease_ms: 5_000, auto_renew: true, response_timeout_ms: 3_000, drift_ppm: 0 };
+        Plan {
+            lockers: vec![locker; lockers],
+            names: 1,
+            delay_us: (50, 300),
+            faults: Vec::new(),
+            break_ppm: 0,
+            late_ppm: 0,
+            gentle: false,
+            wait_only: true,
+            ..Plan::new(rng)
         }
     }
 }

@@ -55,6 +55,8 @@ struct Holding {
     id: HoldingId,
     token: u64,
     valid_until: Time,
+    since: Time,
+    extended: bool,
 }
 
 /// An operation that was accepted and has not ended.
@@ -70,6 +72,12 @@ pub struct Op {
     was_up: bool,
     cancelled_at: Option<Time>,
     ended: bool,
+}
+
+impl User {
+    fn is_engaged(&self) -> bool {
+        self.open && (self.busy.is_some() || self.holding.is_some())
+    }
 }
 
 impl Process {
@@ -171,7 +179,8 @@ impl World {
                 }
             }
             Act::Extend => {
-                if holds && busy.is_none() {
+                if let (Some(holding), None) = (self.processes[pid].users[index].holding.as_mut(), busy) {
+                    holding.extended = true;
                     let operation = Operation::Extend { lease_ms: self.extension(pid) };
                     self.start(pid, index, operation, false);
                 }
@@ -206,6 +215,9 @@ impl World {
 
     /// Begins something.
     fn next(&mut self, pid: Pid, index: usize) {
+        if self.plan.wait_only {
+            return self.start(pid, index, Operation::Acquire { deadline: None }, true);
+        }
         if self.rng.chance(20_000) {
             self.act_later(pid, index, 0, Act::Inspect);
         }
@@ -242,10 +254,16 @@ impl World {
 
     /// The lock is there: what its holder will do with it.
     fn plan_holding(&mut self, pid: Pid, index: usize) {
+        if self.plan.wait_only {
+            return;
+        }
         let lease_us = self.processes[pid].plan.lease_ms * MS;
         let faults = self.phase == Phase::Faults;
         let longest = if faults { self.plan.hold_us } else { self.plan.hold_us.min(lease_us / 4).min(20 * MS) };
         let mut hold = self.rng.below(2 * longest);
+        if self.rng.chance(200_000) {
+            hold = self.rng.below(MS / 2); // over before what was sent earlier is answered
+        }
         if faults && self.rng.chance(50_000) {
             hold = self.rng.below(2 * lease_us); // may outlast the lease where that is not renewed
         }
@@ -282,6 +300,9 @@ impl World {
             cancelled_at: None,
             ended: false,
         };
+        if operation == Operation::Release && !busy {
+            self.check_lease(pid, holding);
+        }
         if !inspects && !busy {
             // From the call on, a release may have freed it.
             if operation == Operation::Release && valid.is_some() {
@@ -309,6 +330,28 @@ impl World {
         if refused_as_busy != (busy && !inspects) {
             self.fail(format!("(f) {operation:?} on a handle that is busy: {busy}, answered {accepted:?}"));
         }
+    }
+
+    /// In calm, with the links as they were, a lock lasts as long as its lease says, however it was acquired: a claim
+    /// is confirmed at once.
+    fn check_lease(&mut self, pid: Pid, holding: Option<Holding>) {
+        let process = &self.processes[pid];
+        let quiet = self.phase >= Phase::Calm && process.disturbed_at.max(process.stopped_at) + SECOND < self.now;
+        let Some(holding) = holding.filter(|holding| quiet && !holding.extended) else { return };
+        let lease_us = process.plan.lease_ms * MS;
+        if self.now > holding.since + 10 * MS && holding.valid_until + 50 * MS < holding.since + lease_us / 100 * 97 {
+            let (since, until) = (holding.since, holding.valid_until);
+            self.fail(format!("(f) held since {since}, valid until {until} only: the lease is {lease_us} us"));
+        }
+    }
+
+    /// Is that waiter on the server still wanted here? `None`: it is no live process's.
+    pub fn is_wanted(&self, acquisition: Acquisition) -> Option<bool> {
+        let &(pid, index) = self.owners.get(&acquisition.owner)?;
+        let process = &self.processes[pid];
+        process.engine.as_ref()?;
+        let user = &process.users[index];
+        Some(user.owner == acquisition.owner && user.attempt == acquisition.attempt && user.is_engaged())
     }
 
     pub fn note_attempt(&mut self, pid: Pid, request: &Request) {
@@ -439,7 +482,8 @@ impl World {
         let lock = user.lock;
         let acquired = self.history.acquired(self.now, lock, who, op.started_at, token, valid_until);
         let Some(id) = self.check(acquired) else { return };
-        self.processes[pid].users[index].holding = Some(Holding { id, token, valid_until });
+        self.processes[pid].users[index].holding =
+            Some(Holding { id, token, valid_until, since: self.now, extended: false });
         self.processes[pid].holding.insert(index);
         self.check_views(lock);
         if !op.main {

@@ -25,6 +25,8 @@ const EPOCH_US: u64 = 1_790_000_000_000_000;
 const SETTLE_US: Time = 16 * SECOND;
 /// In calm, a lock that somebody waits for is without a holder at most so long.
 const UNHELD_MAX_US: Time = 300 * MS;
+/// In calm, a waiter whose attempt is over stays in a queue at most so long (invariant 8).
+const LEFT_MAX_US: Time = 150 * MS;
 /// After the calm, every waiter is served within that time.
 const SERVED_MAX_US: Time = 30 * SECOND;
 /// Longer than any lease and the life of any queue.
@@ -109,6 +111,10 @@ pub struct World {
     pub next_tag: u64,
     /// Since when each lock has been without a holder in calm, though somebody waits.
     unheld_since: Vec<Option<Time>>,
+    /// Since when a queue has had a waiter of the calm whose attempt is over.
+    left_since: BTreeMap<String, Time>,
+    /// Requests that the server was sent, by the second.
+    pub requests: BTreeMap<u64, u64>,
 }
 
 impl World {
@@ -140,7 +146,24 @@ impl World {
             next_uuid: 1,
             next_tag: 1,
             unheld_since: vec![None; plan.names],
+            left_since: BTreeMap::new(),
+            requests: BTreeMap::new(),
             plan,
+        }
+    }
+
+    /// Runs until that time and no further.
+    pub fn run_until(&mut self, until: Time) {
+        for slot in 0..self.plan.lockers.len() {
+            self.start_process(slot);
+        }
+        while let Some((&(at, seq), _)) = self.events.first_key_value()
+            && at <= until
+            && self.failure.is_none()
+        {
+            let event = self.events.remove(&(at, seq)).expect("just seen");
+            self.now = at;
+            self.happen(event);
         }
     }
 
@@ -374,6 +397,7 @@ impl World {
                 return self.fail(what);
             }
         }
+        self.probe_queues();
         let calm_since = SECOND + self.plan.faults_for_us + SETTLE_US + self.plan.calm_for_us;
         if self.phase == Phase::Draining {
             let busy = self.processes.iter().any(|process| process.is_engaged());
@@ -386,6 +410,25 @@ impl World {
             }
         }
         self.after(20 * MS, Event::Probe);
+    }
+
+    /// Is a waiter in some queue whom nobody wants any more?
+    fn probe_queues(&mut self) {
+        let mut left = BTreeMap::new();
+        for name in self.names.clone() {
+            for entry in self.server.queue(self.now, name.waiters()) {
+                let acquisition = Acquisition::parse(entry.member.split('@').next().unwrap_or_default());
+                let calm = acquisition.filter(|acquisition| self.calm_acquisitions.contains(acquisition));
+                if calm.and_then(|acquisition| self.is_wanted(acquisition)) == Some(false) {
+                    let since = *self.left_since.get(&entry.member).unwrap_or(&self.now);
+                    if self.now - since > LEFT_MAX_US {
+                        self.fail(format!("(e) left in the queue since {since}: {entry:?}"));
+                    }
+                    left.insert(entry.member, since);
+                }
+            }
+        }
+        self.left_since = left;
     }
 
     fn free_everything(&mut self) {
