@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the library against hiredis and against what a socket and a server can do at all; what `make bench` runs.
 
-    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory; all of them if none is named
+    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory go; all of them if none is named
 
 Compiles the programs beside it into target/bench/, starts a private server on a free port and stops it again, also on
 Ctrl-C, and prints one table: each figure with the limit it is measured against. Contenders take turns in one run, since
@@ -29,7 +29,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
 SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
-PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory"]
+PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory", "go"]
 
 
 class Failed(Exception):
@@ -230,6 +230,39 @@ def hot(table, processes, port):
     table.figure("acquisitions of the threads: most - least", found["most"] - found["least"], "", 1)
 
 
+def go(table, processes, port, quick):
+    """The Go package beside its peers; limit: the best of them."""
+    if shutil.which("go") is None:
+        raise Failed("Go is not installed: its peers are not measured")
+    flags = {"CGO_LDFLAGS": f"-L{LIBRARY} -Wl,-rpath,{LIBRARY}"}
+    built = subprocess.run(["go", "build", "-o", PROGRAMS / "peers", "."], cwd=HERE / "go", env={**os.environ, **flags},
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if built.returncode != 0:
+        raise Failed("benches/go does not build:\n" + built.stdout.decode(errors="replace"))
+    seconds = 0.2 if quick else 0.7
+    table.part("The Go package beside redsync, bsm/redislock and rueidislock; limit: the best of them", "peers", port, seconds)
+    program = processes.start([PROGRAMS / "peers", port, seconds], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+    output, errors = program.communicate(timeout=300)
+    if program.returncode != 0:
+        raise Failed(f"peers: {errors.decode(errors='replace').strip()[-400:]}")
+    found = {}
+    for line in output.decode().splitlines():
+        name, key, value = line.split(" ")
+        found.setdefault(key, {})[name] = float(value)
+    rows = [("own_1", "pairs a second, 1 goroutine", "/s", 1.2, max), ("own_64", "pairs a second, 64 goroutines", "/s", 1.25, max),
+            ("hot_rate", "16 goroutines, one lock: acquisitions", "/s", 1.0, max),
+            ("hot_longest_ms", "  longest wait", "ms", 0.2, min), ("hot_handoff_us", "  hand-off p50", "us", 1.0, min),
+            ("allocs", "allocations a pair", "", "", min)]
+    stalled = ", ".join(f"{name} {count:.0f}" for name, count in found["stalls"].items() if count)
+    for key, what, unit, aim, best in rows:
+        ours = found[key].pop("dlock")
+        peer = best(found[key], key=found[key].get)
+        table.ratio(f"{what} ({peer})", ours, found[key][peer], unit, aim, None, ".0f", at_least=best is max)
+    if stalled:
+        print(f"waits of two seconds given up and begun again: {stalled}")
+
+
 def memory(table, processes):
     table.part("The library itself", "pair", "memory")
     found = measure(processes, "pair", "memory")
@@ -256,7 +289,8 @@ def run(arguments, processes, directory):
     measurements = {"pair": lambda: pair(table, processes, port), "handoff": lambda: handoff(table, processes, port),
                     "waiters": lambda: waiters(table, processes, port, arguments.quick),
                     "threads": lambda: threads(table, processes, port, arguments.quick),
-                    "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes)}
+                    "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes),
+                    "go": lambda: go(table, processes, port, arguments.quick)}
     failed = 0
     for part in wanted:
         try:
