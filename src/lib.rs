@@ -3,6 +3,7 @@
 //! The crate is the core of `libdlock`, whose C ABI is in [`ffi`] and `include/dlock.h`. Rust programs use the same
 //! things directly: [`Options`], [`Locker`], [`Lock`], [`Queue`].
 
+mod clock;
 mod driver;
 pub mod engine;
 pub mod error;

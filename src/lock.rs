@@ -5,7 +5,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::WAIT_FOREVER;
-use crate::driver::{Driver, now};
+use crate::clock::now;
+use crate::driver::Driver;
 use crate::engine::{Answer, HandleId, Operation};
 use crate::error::{Error, Result, Status};
 use crate::options::check_lease_ms;

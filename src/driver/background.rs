@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::clock::{Timer, now};
+use super::signal::Timer;
 use super::{Driver, Link};
+use crate::clock::now;
 use crate::engine::Time;
 use crate::error::Result;
 

@@ -2,14 +2,13 @@
 //! waiter without a thread in between; the background thread reads it while no call does. Knows bytes' owners, not
 //! messages.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::clock::Signal;
-use super::slot::Slot;
+use super::signal::{Signal, close_in_child};
+use super::slot::{Callers, Slot};
 use crate::store::Subscription;
 
 /// The one subscription of a locker.
@@ -37,7 +36,7 @@ struct State {
     /// Is a call reading this generation?
     read_by_call: bool,
     /// Calls that wait for a message and could read.
-    callers: VecDeque<Arc<Slot>>,
+    callers: Callers,
     pings: Vec<u64>,
 }
 
@@ -60,7 +59,7 @@ impl Feed {
             subscription: None,
             signal,
             read_by_call: false,
-            callers: VecDeque::new(),
+            callers: Callers::default(),
             pings: Vec::new(),
         };
         Ok(Feed { state: Mutex::new(state), fd: AtomicI32::new(-1), signal_fd })
@@ -109,8 +108,7 @@ impl Feed {
             return Some(Reading { subscription, generation: state.generation, signal: Arc::clone(&state.signal) });
         }
         if let Some(slot) = slot {
-            state.callers.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
-            state.callers.push_back(Arc::clone(slot));
+            state.callers.add(slot);
         }
         None
     }
@@ -129,13 +127,7 @@ impl Feed {
 
     /// Asks a waiting call to read. False: none waits.
     pub fn pass(&self) -> bool {
-        let mut state = self.state();
-        while let Some(caller) = state.callers.pop_front() {
-            if caller.ask_to_read() {
-                return true;
-            }
-        }
-        false
+        self.state().callers.ask(Slot::ask_to_read)
     }
 
     /// Has the call that reads send this ping. False: it is the background thread's to send.
@@ -166,11 +158,7 @@ impl Feed {
     }
 
     pub fn close_in_child(&self) {
-        for fd in [self.fd.load(Ordering::Relaxed), self.signal_fd.load(Ordering::Relaxed)] {
-            if fd >= 0 {
-                // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
-                unsafe { libc::close(fd) };
-            }
-        }
+        close_in_child(self.fd.load(Ordering::Relaxed));
+        close_in_child(self.signal_fd.load(Ordering::Relaxed));
     }
 }

@@ -1,12 +1,11 @@
 //! One connection that many threads share by combining: whoever finds it without a driver drives it for all (flat
 //! combining, Hendler et al. 2010). Knows requests and replies, not what they mean.
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::slot::Slot;
+use super::slot::{Callers, Slot};
 use crate::store::{Connection, Request, RequestId};
 
 /// A connection, driven by at most one thread at a time.
@@ -24,7 +23,7 @@ struct State {
     /// Requests that the next turn sends.
     inbox: Vec<(RequestId, Request)>,
     /// Calls that wait for a reply on this link and could drive it.
-    callers: VecDeque<Arc<Slot>>,
+    callers: Callers,
 }
 
 /// Who has to see to it that what was submitted is sent.
@@ -96,8 +95,7 @@ impl Link {
             && state.up
             && let Some(slot) = slot
         {
-            state.callers.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
-            state.callers.push_back(Arc::clone(slot));
+            state.callers.add(slot);
         }
         connection
     }
@@ -121,16 +119,11 @@ impl Link {
             return Handover::More(connection);
         }
         state.connection = Some(connection);
-        while let Some(caller) = state.callers.pop_front() {
-            if caller.ask_to_drive() {
-                return Handover::Passed;
-            }
-        }
-        Handover::Orphaned
+        if state.callers.ask(Slot::ask_to_drive) { Handover::Passed } else { Handover::Orphaned }
     }
 
-    /// The connection ended: takes the link down and names what was submitted and not sent. Calls that wait here are
-    /// woken; their operations are told by the engine.
+    /// The connection ended: takes the link down and names what was submitted and not sent. Calls that wait here wait on:
+    /// once the engine is told, it sends their requests elsewhere or answers them.
     pub fn take_down(&self) -> Vec<RequestId> {
         self.fd.store(-1, Ordering::Relaxed);
         let mut state = self.state();

@@ -7,9 +7,9 @@
 //! never held across I/O.
 
 mod background;
-mod clock;
 mod feed;
 mod link;
+mod signal;
 mod slot;
 
 use std::os::fd::RawFd;
@@ -18,10 +18,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-pub use self::clock::{Signal, now};
 use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
+pub use self::signal::Signal;
+use self::signal::close_in_child;
 use self::slot::Slot;
+use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
@@ -120,7 +122,7 @@ impl Driver {
 
     /// Before anything else, and before any mutex: is this still the process that made the locker?
     pub fn check_process(&self) -> Result<()> {
-        if std::process::id() == self.pid {
+        if !self.is_forked() {
             return Ok(());
         }
         Err(Error::new(
@@ -135,11 +137,8 @@ impl Driver {
 
     /// In a forked child: close the descriptors, touch nothing else.
     pub fn close_in_child(&self) {
-        let fds = self.links.iter().map(Link::fd_in_child).chain([self.timer_fd.load(Ordering::Relaxed)]);
-        for fd in fds.filter(|&fd| fd >= 0) {
-            // SAFETY: the child's copy of the descriptor; the child leaks its owner and never uses it.
-            unsafe { libc::close(fd) };
-        }
+        self.links.iter().map(Link::fd_in_child).for_each(close_in_child);
+        close_in_child(self.timer_fd.load(Ordering::Relaxed));
         self.feed.close_in_child();
         self.wake.close_in_child();
     }
@@ -154,26 +153,28 @@ impl Driver {
         prefer: Option<usize>,
         f: impl FnOnce(&mut Engine<Tag>, Time) -> R,
     ) -> Result<(R, Option<usize>)> {
-        let mut actions = Vec::new();
         let mut guard = self.lock()?;
-        let result = f(&mut guard.engine, now());
         guard.used = true;
-        guard.engine.take_actions(&mut actions);
-        self.release_closers(&mut guard);
-        drop(guard);
-        let link = if actions.is_empty() { None } else { self.perform(actions, prefer) };
-        Ok((result, link))
+        let result = f(&mut guard.engine, now());
+        Ok((result, self.carry_out(guard, prefer)))
     }
 
     /// What is due. Returns the link that requests were put on.
     fn tick(self: &Arc<Self>) -> Result<Option<usize>> {
-        let mut actions = Vec::new();
         let mut guard = self.lock()?;
         guard.engine.tick(now());
+        Ok(self.carry_out(guard, None))
+    }
+
+    /// Carries out what the engine wants done, outside its mutex. Returns the link that requests were put on.
+    fn carry_out(self: &Arc<Self>, mut guard: MutexGuard<'_, Guarded>, prefer: Option<usize>) -> Option<usize> {
+        let mut actions = Vec::new();
         guard.engine.take_actions(&mut actions);
-        self.release_closers(&mut guard);
+        if guard.closing && guard.engine.is_drained() {
+            self.drained.notify_all();
+        }
         drop(guard);
-        Ok(self.perform(actions, None))
+        if actions.is_empty() { None } else { self.perform(actions, prefer) }
     }
 
     /// Tells the engine something about its links; what that sends or sets is the background thread's to see to.
@@ -182,13 +183,7 @@ impl Driver {
         if !matches!(told, Ok((_, None))) {
             self.ensure_background();
         } else {
-            let _ = self.look_after(None);
-        }
-    }
-
-    fn release_closers(&self, guard: &mut Guarded) {
-        if guard.closing && guard.engine.is_drained() {
-            self.drained.notify_all();
+            let _ = self.look_after();
         }
     }
 
@@ -297,10 +292,10 @@ impl Driver {
             match driver.store.subscribe(&driver.channel, Arc::new(move || signal.raise())) {
                 Ok(subscription) => {
                     driver.feed.install(subscription);
-                    driver.report(None, |engine, now| engine.subscribed(now, asked_at));
+                    let _ = driver.tell(None, |engine, now| engine.subscribed(now, asked_at));
                     driver.feed.pass();
                 }
-                Err(_) => driver.report(None, |engine, now| engine.subscribe_failed(now)),
+                Err(_) => drop(driver.tell(None, |engine, now| engine.subscribe_failed(now))),
             }
             driver.ensure_background();
         });
@@ -476,8 +471,6 @@ impl Driver {
     ) -> std::result::Result<(), Unreachable> {
         let mut broken = turned.err();
         let mut lost = Vec::new();
-        let mut actions = Vec::new();
-        let mut needs_background = false;
         if (!replies.is_empty() || waits)
             && let Ok(mut guard) = self.lock()
         {
@@ -495,13 +488,11 @@ impl Driver {
             if waits {
                 guard.engine.tick(now);
             }
-            guard.engine.take_actions(&mut actions);
-            self.release_closers(&mut guard);
-            needs_background = self.needs_background(&guard, if waits { due } else { None });
-        }
-        let put = self.perform(actions, Some(index));
-        if needs_background || put.is_some_and(|put| put != index) {
-            self.ensure_background();
+            let needs_background = self.needs_background(&guard, if waits { due } else { None });
+            let put = self.carry_out(guard, Some(index));
+            if needs_background || put.is_some_and(|put| put != index) {
+                self.ensure_background();
+            }
         }
         match broken {
             None => Ok(()),
@@ -561,10 +552,10 @@ impl Driver {
                 }
             }
             if slot.is_done() {
-                self.look_after(None)?;
+                self.look_after()?;
                 break;
             }
-            self.look_after(None)?;
+            self.look_after()?;
             if self.lock()?.engine.awaits_message(handle) {
                 self.listen(&slot)?;
             } else if slot.declines_to_read() && !self.feed.pass() {
@@ -628,9 +619,9 @@ impl Driver {
     }
 
     /// Sees to it that somebody looks after the engine's timers.
-    fn look_after(self: &Arc<Self>, own: Option<Time>) -> Result<()> {
+    fn look_after(self: &Arc<Self>) -> Result<()> {
         let guard = self.lock()?;
-        if self.needs_background(&guard, own) {
+        if self.needs_background(&guard, None) {
             drop(guard);
             self.ensure_background();
         }
@@ -657,7 +648,7 @@ impl Driver {
         if link.is_some() {
             self.ensure_background();
         } else {
-            self.look_after(None)?;
+            self.look_after()?;
         }
         Ok(result)
     }

@@ -1,9 +1,10 @@
 //! Where the answer to a blocking call arrives, and how its thread is woken.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::clock::Signal;
+use super::signal::Signal;
 use crate::engine::Answer;
 use crate::error::Result;
 
@@ -118,5 +119,35 @@ impl Slot {
         let came = state.done || state.drive || state.read;
         state.drive = false;
         came
+    }
+}
+
+/// Calls that wait for something and could go on with the work of whoever is at it, in the order in which they came.
+#[derive(Default)]
+pub struct Callers(VecDeque<Arc<Slot>>);
+
+impl Callers {
+    /// Adds a call, once.
+    pub fn add(&mut self, slot: &Arc<Slot>) {
+        self.0.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
+        self.0.push_back(Arc::clone(slot));
+    }
+
+    /// Asks them one by one, taking each from the list, until one says yes. False: none did.
+    pub fn ask(&mut self, ask: impl Fn(&Slot) -> bool) -> bool {
+        while let Some(caller) = self.0.pop_front() {
+            if ask(&caller) {
+                return true;
+            }
+        }
+        false
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 }

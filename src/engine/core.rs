@@ -15,8 +15,11 @@ const RECONNECT_MIN_US: Time = 10_000;
 const RECONNECT_MAX_US: Time = 500_000;
 /// Where queueing is impossible, waiters ask every 50 to 100 ms.
 const POLL_US: Time = 50_000;
-/// In all, the waiters of one locker ask at most once in this time (rule 6).
+/// Those who wait for one lock, or poll in one locker, ask on average at most once in this time (rule 6).
 const SPREAD_US: Time = 2_000;
+
+/// Before a request is repeated that the server refused for a passing reason.
+pub(super) const RETRY_US: Time = 50_000;
 
 /// Who a request is for.
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::core::{Core, Due, Pending, Who};
+use super::core::{Core, Due, Pending, RETRY_US, Who};
 use super::job::leaves_something;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
@@ -33,8 +33,6 @@ use crate::store::{
 const GRACE_US: Time = 40_000;
 /// After this many answers in a row that came when their lease was over, a call fails.
 const LATE_MAX: u32 = 5;
-/// Before a request is repeated that the server refused for a passing reason.
-const RETRY_US: Time = 50_000;
 
 /// How long a lease certainly lasts, from before the sending of the request that set it (rule 2).
 pub(super) fn validity_us(lease_ms: u64) -> Time {
@@ -175,10 +173,6 @@ impl<T: Clone> Handle<T> {
 
     pub fn label(&self) -> String {
         format!("lock {:?}", self.name.key())
-    }
-
-    pub fn is_busy(&self) -> bool {
-        self.call.is_some()
     }
 
     pub fn awaits_message(&self) -> bool {
@@ -438,16 +432,15 @@ impl<T: Clone> Handle<T> {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
                 self.exposed = true;
-                let text =
-                    format!("{}: cannot draw from {:?}: {}", self.label(), crate::store::name::FENCE, error.text);
-                return self.fail(core, now, Error::new(Status::Locker, text));
+                let text = format!("cannot draw from {:?}: {}", crate::store::name::FENCE, error.text);
+                return self.fail(core, now, self.refused(&text));
             }
             _ if self.is_cancelled() => {
                 self.exposed |= queued;
                 return self.end_cancelled(core, now);
             }
             Reply::Error(error) if !(error.class == ErrorClass::Memory && self.exposed) => {
-                return self.fail_with(core, now, &error);
+                return self.fail(core, now, self.refused(&error.text));
             }
             _ => {}
         }
@@ -512,9 +505,8 @@ impl<T: Clone> Handle<T> {
         self.exposed = true;
         self.late += u32::from(now >= valid_until);
         if self.late >= LATE_MAX {
-            let text =
-                format!("{}: the server's replies take longer than the lease of {} ms", self.label(), self.lease_ms);
-            return self.fail(core, now, Error::new(Status::Locker, text));
+            let text = format!("the server's replies take longer than the lease of {} ms", self.lease_ms);
+            return self.fail(core, now, self.refused(&text));
         }
         if matches!(self.phase, Phase::Leaving { .. }) {
             return self.want(core, now, Op::Leave { lease_ms: self.lease_ms });
@@ -532,7 +524,6 @@ impl<T: Clone> Handle<T> {
         self.renewal_blocked = false;
         (self.wanted, self.retry_at) = (None, 0); // a retry that a hand-off was faster than
         self.give_up_at = Time::MAX;
-        core.highest_token = core.highest_token.max(token);
         self.finish(core, Ok(Answer::Acquired { token }));
     }
 
@@ -554,8 +545,8 @@ impl<T: Clone> Handle<T> {
                 None
             }
             Reply::NotMine(holder) => Some(holder),
-            Reply::Error(error) => return self.release_failed(core, now, in_time, &error),
-            _ => return self.release_failed(core, now, in_time, &unexpected(&reply)),
+            Reply::Error(error) => return self.fail_release(core, now, in_time, self.refused(&error.text)),
+            _ => return self.fail_release(core, now, in_time, self.refused(&unexpected(&reply))),
         };
         self.phase = Phase::Idle;
         if std::mem::take(&mut self.exposed) {
@@ -582,12 +573,13 @@ impl<T: Clone> Handle<T> {
         self.finish(core, result);
     }
 
-    fn release_failed(&mut self, core: &mut Core<T>, now: Time, in_time: bool, error: &ServerError) {
+    /// Whether the release was carried out is not known.
+    fn fail_release(&mut self, core: &mut Core<T>, now: Time, in_time: bool, error: Error) {
         self.exposed |= in_time;
         if in_time {
             self.ended = Ended::Unsure;
         }
-        self.fail_with(core, now, error);
+        self.fail(core, now, error);
     }
 
     fn on_extend_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
@@ -604,15 +596,15 @@ impl<T: Clone> Handle<T> {
                 self.finish(core, Ok(Answer::Done));
             }
             (Reply::NotMine(holder), _) => self.lose(core, now, &lost_to(&holder)),
-            (Reply::Error(error), _) => self.fail_call(core, &error),
-            (other, _) => self.fail_call(core, &unexpected(&other)),
+            (Reply::Error(error), _) => self.finish(core, Err(self.refused(&error.text))),
+            (other, _) => self.finish(core, Err(self.refused(&unexpected(&other)))),
         }
     }
 
     /// The server refuses for a reason that passes.
     fn retry_later(&mut self, core: &mut Core<T>, now: Time, op: Op, error: &ServerError) {
         self.trouble(core, now);
-        self.give_up_error = Some(Error::new(Status::Locker, format!("{}: {}", self.label(), error.text)));
+        self.give_up_error = Some(self.refused(&error.text));
         self.wanted = Some(op);
         self.retry_at = now + RETRY_US + core.random(RETRY_US);
     }
@@ -814,13 +806,7 @@ impl<T: Clone> Handle<T> {
                 self.give_up_at = Time::MAX;
                 self.finish(core, Err(error));
             }
-            Phase::Releasing { in_time, .. } => {
-                self.exposed |= in_time;
-                self.fail(core, now, error);
-                if in_time {
-                    self.ended = Ended::Unsure;
-                }
-            }
+            Phase::Releasing { in_time, .. } => self.fail_release(core, now, in_time, error),
             _ => self.fail(core, now, error),
         }
     }
@@ -845,14 +831,9 @@ impl<T: Clone> Handle<T> {
         self.finish(core, Err(error));
     }
 
-    fn fail_with(&mut self, core: &mut Core<T>, now: Time, error: &ServerError) {
-        let error = Error::new(Status::Locker, format!("{}: {}", self.label(), error.text));
-        self.fail(core, now, error);
-    }
-
-    fn fail_call(&mut self, core: &mut Core<T>, error: &ServerError) {
-        let error = Error::new(Status::Locker, format!("{}: {}", self.label(), error.text));
-        self.finish(core, Err(error));
+    /// An error in the server's words.
+    fn refused(&self, text: &str) -> Error {
+        Error::new(Status::Locker, format!("{}: {text}", self.label()))
     }
 
     fn finish(&mut self, core: &mut Core<T>, result: Result<Answer>) {
@@ -927,6 +908,6 @@ fn held_by(holder: &Holder) -> String {
     }
 }
 
-pub(super) fn unexpected(reply: &Reply) -> ServerError {
-    ServerError { class: ErrorClass::Report, text: format!("unexpected reply {reply:?}") }
+fn unexpected(reply: &Reply) -> String {
+    format!("unexpected reply {reply:?}")
 }

@@ -3,13 +3,10 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, Due, Internal, Pending, Who};
+use super::core::{Core, Due, Internal, Pending, RETRY_US, Who};
 use super::{Action, Answer, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Name, Op, Reply, Request, RequestId};
-
-/// Before a request is repeated that the server refused.
-const RETRY_US: Time = 50_000;
 
 pub(super) struct Job<T> {
     request: Request,

@@ -229,11 +229,6 @@ impl<T: Clone> Engine<T> {
         self.handles.get(&id.0).ok_or_else(closed)?.held(now)
     }
 
-    /// Is a user's operation in progress on this handle (inspections apart)?
-    pub fn is_busy(&self, id: HandleId) -> bool {
-        self.handles.get(&id.0).is_some_and(|handle| handle.is_busy())
-    }
-
     /// The reply to a request.
     pub fn reply(&mut self, now: Time, id: RequestId, reply: Reply) {
         let Some(pending) = self.core.take_request(id) else { return };

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::server::MemoryServer;
 use super::{Connection, Push, Reply, Request, RequestId, Store, Subscription, TOKEN_FLOOR, Unreachable};
+use crate::clock;
 
 /// What a subscription calls when something has come for it.
 type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -47,13 +48,13 @@ impl MemoryStore {
 
     /// Reaches the server behind the store, with its present time: for tests that look at keys or set foreign ones.
     pub fn with_server<T>(&self, look: impl FnOnce(&mut MemoryServer, u64) -> T) -> T {
-        look(&mut self.shared.lock().server, now_us())
+        look(&mut self.shared.lock().server, clock::now())
     }
 }
 
 impl Store for MemoryStore {
     fn connect(&self, highest_token: u64) -> Result<Box<dyn Connection>, Unreachable> {
-        self.shared.lock().server.floor(now_us(), highest_token);
+        self.shared.lock().server.floor(clock::now(), highest_token);
         Ok(Box::new(MemoryConnection { shared: Arc::clone(&self.shared), replies: Vec::new() }))
     }
 
@@ -93,7 +94,7 @@ struct Reader {
 impl Default for Shared {
     fn default() -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_micros() as u64);
-        let epoch_us = since_1970.max(TOKEN_FLOOR).saturating_sub(now_us());
+        let epoch_us = since_1970.max(TOKEN_FLOOR).saturating_sub(clock::now());
         Shared(Mutex::new(Inner {
             server: MemoryServer::new(epoch_us),
             readers: HashMap::new(),
@@ -112,7 +113,7 @@ impl Shared {
     fn execute(&self, request: &Request) -> Reply {
         let mut inner = self.lock();
         let mut published = std::mem::take(&mut inner.published);
-        let reply = inner.server.execute(now_us(), request, &mut published);
+        let reply = inner.server.execute(clock::now(), request, &mut published);
         let mut wakes = Vec::new();
         for (channel, push) in published.drain(..) {
             for reader in inner.readers.get_mut(&channel).into_iter().flatten() {
@@ -210,16 +211,4 @@ impl Drop for MemorySubscription {
             inner.readers.remove(&self.channel);
         }
     }
-}
-
-/// Microseconds on a clock that runs through suspend (rule 2): a lease is as long for the store as for its holders.
-fn now_us() -> u64 {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes one timespec, to memory that is ours.
-    unsafe { libc::clock_gettime(CLOCK, &mut now) };
-    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }

@@ -143,7 +143,7 @@ impl MemoryServer {
             self.counter = text.and_then(|text| text.parse().ok());
             return;
         }
-        let holder = match text.as_deref().and_then(canonical) {
+        let holder = match text.as_deref().and_then(Acquisition::parse) {
             Some(acquisition) => Holder::Acquisition(acquisition),
             None => Holder::Foreign(text),
         };
@@ -498,9 +498,4 @@ fn after(now_us: u64, ms: u64) -> u64 {
 /// Whole milliseconds, rounded down, so that nobody believes in more than there is.
 fn remaining_ms(now_us: u64, expires_us: Option<u64>) -> Option<u64> {
     Some((expires_us? - now_us) / 1000)
-}
-
-/// An acquisition exactly as the library writes it; anything else is somebody else's value.
-fn canonical(text: &str) -> Option<Acquisition> {
-    Acquisition::parse(text).filter(|acquisition| acquisition.to_string() == text)
 }

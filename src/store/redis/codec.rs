@@ -180,15 +180,10 @@ fn inspected(value: &Value) -> Result<Reply, Unexpected> {
 
 /// Whose a value of the key is.
 fn holder(value: &[u8]) -> Holder {
-    match std::str::from_utf8(value).ok().and_then(parse_acquisition) {
+    match std::str::from_utf8(value).ok().and_then(Acquisition::parse) {
         Some(acquisition) => Holder::Acquisition(acquisition),
         None => Holder::Foreign(Some(String::from_utf8_lossy(value).into_owned())),
     }
-}
-
-/// As strict as the scripts: lower case only.
-pub fn parse_acquisition(text: &str) -> Option<Acquisition> {
-    if text.bytes().any(|b| b.is_ascii_uppercase()) { None } else { Acquisition::parse(text) }
 }
 
 /// The answer of a script: a word, or an array that begins with one.
@@ -217,7 +212,7 @@ fn answered(value: &Value) -> Result<Reply, Unexpected> {
         "again" => Reply::Again,
         "released" => Reply::Released { next: None },
         "next" => {
-            let acquisition = parts.get(1).and_then(Value::text).and_then(parse_acquisition).ok_or(Unexpected)?;
+            let acquisition = parts.get(1).and_then(Value::text).and_then(Acquisition::parse).ok_or(Unexpected)?;
             Reply::Released { next: Some(HandOff { acquisition, token: count(2)? }) }
         }
         "notmine" => Reply::NotMine(match parts.get(1) {

@@ -4,10 +4,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::codec::parse_acquisition;
 use super::resp::{self, Value};
 use super::socket::{Received, Socket};
-use crate::store::{HandOff, Push, Subscription, Unreachable};
+use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 
 pub struct RedisSubscription {
     socket: Socket,
@@ -113,7 +112,7 @@ fn payload_of(text: &str) -> Option<Push> {
     match word {
         "handoff" => {
             let mut parts = rest.splitn(3, ' ');
-            let acquisition = parse_acquisition(parts.next()?)?;
+            let acquisition = Acquisition::parse(parts.next()?)?;
             let token = parts.next()?.parse().ok()?;
             let key = parts.next()?.to_owned();
             Some(Push::HandOff { key, hand_off: HandOff { acquisition, token } })

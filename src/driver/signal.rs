@@ -1,22 +1,18 @@
-//! The engine's clock and the ways in which the background thread is woken.
+//! The descriptors by which a thread that polls is woken: by another thread, or at a time.
 
 use std::io;
 use std::os::fd::RawFd;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::clock::CLOCK;
 use crate::engine::Time;
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
-// Darwin's CLOCK_MONOTONIC runs through sleep, unlike Linux's (rule 2).
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
-
-/// Microseconds on a clock that runs while the machine is suspended (rule 2).
-pub fn now() -> Time {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `t` is a valid place for a timespec.
-    unsafe { libc::clock_gettime(CLOCK, &mut t) };
-    t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000
+/// In a forked child: closes the child's copy of a descriptor (-1: there is none). Its owner is leaked and never uses it.
+pub fn close_in_child(fd: RawFd) {
+    if fd >= 0 {
+        // SAFETY: nothing in the child uses the descriptor after this.
+        unsafe { libc::close(fd) };
+    }
 }
 
 /// A descriptor that is readable from [`Signal::raise`] to [`Signal::clear`].
@@ -68,12 +64,9 @@ impl Signal {
 
     /// In a forked child: close the descriptors, nothing else.
     pub fn close_in_child(&self) {
-        // SAFETY: the child never uses them again.
-        unsafe {
-            libc::close(self.read);
-            if self.write != self.read {
-                libc::close(self.write);
-            }
+        close_in_child(self.read);
+        if self.write != self.read {
+            close_in_child(self.write);
         }
     }
 }
