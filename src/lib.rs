@@ -11,6 +11,7 @@ pub mod ffi;
 pub mod lock;
 pub mod locker;
 pub mod options;
+mod process;
 pub mod queue;
 pub mod store;
 

@@ -90,6 +90,8 @@ struct State {
     freed: bool,
     /// The locker was closed: no further events will come.
     ended: bool,
+    /// How many threads wait in [`Queue::wait`]: without one there is nobody to notify, which would cost a system call.
+    waiting: usize,
 }
 
 impl Mailbox {
@@ -110,8 +112,9 @@ impl Mailbox {
             self.signal.raise(); // from empty to not empty
         }
         state.events.push_back((handle, event));
-        drop(state);
-        self.arrived.notify_one();
+        if state.waiting > 0 {
+            self.arrived.notify_one();
+        }
         true
     }
 
@@ -221,8 +224,10 @@ impl Queue {
             if left.is_zero() {
                 return Ok(Vec::new());
             }
+            state.waiting += 1;
             let waited = self.mailbox.arrived.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
         let count = state.events.len().min(capacity);
         let events = state.events.drain(..count).map(|(_, event)| event).collect();
@@ -230,7 +235,7 @@ impl Queue {
             if !state.ended {
                 self.mailbox.signal.clear();
             }
-        } else {
+        } else if state.waiting > 0 {
             self.mailbox.arrived.notify_one(); // another thread may wait for the rest
         }
         Ok(events)

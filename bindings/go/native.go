@@ -94,6 +94,7 @@ static dlock_status dlock_go_submit(const dlock_queue *queue, const dlock_lock *
 import "C"
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
@@ -176,16 +177,22 @@ type answer struct {
 
 func (a *answer) err() error { return a.status.err(a.message) }
 
-func (a *answer) setOwner(text string) {
-	owner, err := uuid.Parse(text)
+func (a *answer) setOwner(array []C.char) {
+	text := before(array)
+	owner, err := uuid.ParseBytes(text)
 	if err != nil {
 		a.status, a.message = C.DLOCK_ERR_LOCKER, fmt.Sprintf("the owner %q is no UUID", text)
 	}
 	a.owner = owner
 }
 
-func text(array []C.char) string {
-	return C.GoString(&array[0])
+// text is a copy of what is before the NUL. (What is given to C.GoString escapes to the heap.)
+func text(array []C.char) string { return string(before(array)) }
+
+func before(array []C.char) []byte {
+	whole := unsafe.Slice((*byte)(unsafe.Pointer(&array[0])), len(array))
+	text, _, _ := bytes.Cut(whole, []byte{0})
+	return text
 }
 
 // milliseconds rounds up: a wait is never cut short.
@@ -300,11 +307,13 @@ func (h handles) freeLocker()  { C.dlock_locker_free(h.locker) }
 func (h handles) freeQueue()   { C.dlock_queue_free(h.queue) }
 
 // events is room for what one look into the queue brings.
-type events [64]C.dlock_event
+type events []C.dlock_event
+
+func roomFor(count int) events { return make(events, count) }
 
 // take passes on what is there. False: the locker is closed, and nothing is left. Whoever is told only of changes, as Go's
 // netpoller is, must look until there is nothing once the locker is being closed: that news comes after the last event.
-func (h handles) take(room *events, closing *atomic.Bool, each func(id uint64, kind opKind, a answer)) bool {
+func (h handles) take(room events, closing *atomic.Bool, each func(id uint64, kind opKind, a answer)) bool {
 	for {
 		var count C.size_t
 		if s := C.dlock_queue_wait(h.queue, &room[0], C.size_t(len(room)), 0, &count, nil); s != C.DLOCK_OK {
@@ -317,7 +326,7 @@ func (h handles) take(room *events, closing *atomic.Bool, each func(id uint64, k
 				a.message = text(event.message[:])
 			}
 			if event.owner[0] != 0 {
-				a.setOwner(text(event.owner[:]))
+				a.setOwner(event.owner[:])
 			}
 			each(uint64(event.user_data), opKind(event.kind), a)
 		}
@@ -347,7 +356,7 @@ func (h handles) openLock(name, group string, id uint64) (lockHandle, uuid.UUID,
 		a.message = text(e.message[:])
 		return nil, uuid.Nil, a
 	}
-	a.setOwner(text(owner[:]))
+	a.setOwner(owner[:])
 	return lock, a.owner, a
 }
 
@@ -363,7 +372,7 @@ func callLock(lock lockHandle, kind opKind) (a answer) {
 	if s != C.DLOCK_OK {
 		a.message = text(e.message[:])
 	} else if kind == opOwner && a.flag {
-		a.setOwner(text(owner[:]))
+		a.setOwner(owner[:])
 	}
 	return a
 }

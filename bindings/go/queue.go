@@ -40,7 +40,7 @@ type native struct {
 	closed    atomic.Bool
 	closeOnce sync.Once
 	collected chan struct{} // closed when the collecting goroutine has ended
-	room      *events
+	room      events
 
 	lastID      atomic.Uint64
 	roundTrips  atomic.Int32 // under way, but for acquires in the queue, which may wait for long
@@ -91,7 +91,7 @@ func openNative(settings []setting) (*native, error) {
 		handles:   h,
 		file:      file,
 		collected: make(chan struct{}),
-		room:      new(events),
+		room:      roomFor(64),
 		crossings: make(chan struct{}, crossingLimit),
 		pending:   make(map[uint64]*operation),
 		waiting:   make(map[lockName]int),
@@ -159,10 +159,28 @@ func (n *native) enterDirect() (begun int64, ok bool) {
 
 func (n *native) leaveDirect(begun int64) {
 	n.roundTrips.Add(-1)
+	n.passOn()
 	now := int64(time.Since(start))
 	if now-begun > int64(directSlow) {
 		n.directAfter.Store(now + int64(directPause))
 	}
+}
+
+var smallRooms = sync.Pool{New: func() any { room := roomFor(4); return &room }}
+
+// passOn takes the events that a call's own round trip has brought, as a release's reply does for the next one who waits
+// here: the netpoller would take longer.
+func (n *native) passOn() {
+	if n.waiters.Load() == 0 {
+		return
+	}
+	room := smallRooms.Get().(*events)
+	n.gate.RLock()
+	if !n.freed {
+		n.take(*room, &n.closed, n.deliver)
+	}
+	n.gate.RUnlock()
+	smallRooms.Put(room)
 }
 
 // submit starts an operation; where that fails, the answer says so and there is no operation.
@@ -323,6 +341,6 @@ func (n *native) endAll() {
 	clear(n.held)
 	n.heldMu.Unlock()
 	for _, state := range states {
-		state.end(newError("", ErrClosed))
+		state.end(ErrClosed)
 	}
 }

@@ -251,7 +251,7 @@ func (s *lockState) release() error {
 				s.noteLost(token, a.message)
 			}
 		}
-		s.end(newError("", ErrUnlockUnlocked))
+		s.end(ErrUnlockUnlocked)
 	}
 	s.busy.Store(false)
 	return a.err()
@@ -352,7 +352,7 @@ func (s *lockState) noteLost(token uint64, why string) {
 }
 
 // end is the end of an acquisition that was not lost, or whose loss was noted.
-func (s *lockState) end(cause error) {
+func (s *lockState) end(why error) {
 	s.mu.Lock()
 	if !s.lostClosed {
 		s.lost, s.gone = nil, 0
@@ -361,7 +361,9 @@ func (s *lockState) end(cause error) {
 	contexts := s.contexts
 	s.contexts = nil
 	s.mu.Unlock()
-	cancelAll(contexts, cause)
+	if len(contexts) > 0 {
+		cancelAll(contexts, newError("", why))
+	}
 }
 
 func cancelAll(contexts map[*context.CancelCauseFunc]context.CancelCauseFunc, cause error) {

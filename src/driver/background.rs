@@ -6,13 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::signal::Timer;
-use super::{Driver, Link};
+use super::{Driver, Link, OUTSTANDING_US};
 use crate::clock::now;
 use crate::engine::Time;
 use crate::error::Result;
-
-/// While replies are outstanding: how often to look whether their time is over.
-const OUTSTANDING_US: Time = 50_000;
 
 impl Driver {
     pub(super) fn run(self: Arc<Self>) {
@@ -35,6 +32,7 @@ impl Background<'_> {
     fn run(&mut self) -> Result<()> {
         loop {
             self.driver.wake.clear();
+            self.driver.watch.clear();
             if self.driver.stopped.load(Ordering::Acquire) {
                 return Ok(());
             }
@@ -61,7 +59,8 @@ impl Background<'_> {
     /// Until when to sleep; `None`: something is due already. From here on whoever sets an earlier timer wakes us.
     fn plan(&mut self) -> Result<Option<Time>> {
         let timer = self.timer.fd();
-        let fixed = [self.driver.wake.fd(), timer].into_iter().chain(self.driver.feed.to_poll());
+        let fixed =
+            [self.driver.wake.fd(), self.driver.watch.fd(), timer].into_iter().chain(self.driver.feed.to_poll());
         self.fds.clear();
         self.fds.extend(fixed.map(|fd| poll_for(fd, false)));
         let links = self.driver.links.iter().filter_map(Link::to_poll);
@@ -74,10 +73,10 @@ impl Background<'_> {
             // So that an acquire need not wake this thread for the renewals that it will want.
             until = until.min(now + self.driver.lease_us / 6);
         }
-        if self.fds.len() > outstanding {
+        if self.fds.len() > outstanding || guard.submitted {
             until = until.min(now + OUTSTANDING_US);
         }
-        guard.used = false;
+        (guard.used, guard.submitted) = (false, false);
         guard.planned = if until <= now { 0 } else { until };
         Ok((until > now).then_some(until))
     }

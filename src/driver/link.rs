@@ -100,6 +100,11 @@ impl Link {
         connection
     }
 
+    /// Takes the connection if nobody drives it and no reply is outstanding on it.
+    pub fn take_idle(&self) -> Option<Box<dyn Connection>> {
+        self.state().connection.take_if(|connection| connection.is_idle())
+    }
+
     /// Moves what was submitted into the connection.
     pub fn load(&self, connection: &mut dyn Connection) {
         for (id, request) in self.state().inbox.drain(..) {

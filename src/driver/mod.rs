@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
 pub use self::signal::Signal;
-use self::signal::close_in_child;
+use self::signal::{Watch, close_in_child};
 use self::slot::Slot;
 use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
@@ -39,6 +39,8 @@ const EXTRA_PAUSE_US: Time = 500_000;
 const TURN_MAX_US: Time = 20_000;
 /// Near a call's deadline, this often.
 const TURN_CLOSE_US: Time = 5_000;
+/// While replies are outstanding: how often the background thread looks whether their time is over.
+const OUTSTANDING_US: Time = 50_000;
 /// A thread that waits for an answer looks this often whether the library has failed around it.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,8 @@ struct Guarded {
     planned: Time,
     /// Was anything asked of the engine since the background thread looked last?
     used: bool,
+    /// Was anything submitted since then, the reply of which may be outstanding when the background thread goes to sleep?
+    submitted: bool,
     /// Does anybody wait until the engine is drained?
     closing: bool,
     mailboxes: Vec<Weak<Mailbox>>,
@@ -81,6 +85,8 @@ pub struct Driver {
     failed_at: [AtomicU64; COMMAND_LINKS + 1],
     feed: Feed,
     wake: Arc<Signal>,
+    /// Replies that the background thread is to see to when they are there.
+    watch: Watch,
     timer_fd: AtomicI32,
     stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -93,7 +99,7 @@ impl Driver {
         let failed = |e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}"));
         let (wake, feed) = (Signal::new().map_err(failed)?, Feed::new().map_err(failed)?);
         Ok(Arc::new(Driver {
-            pid: std::process::id(),
+            pid: crate::process::id(),
             store,
             channel: Arc::clone(&config.channel),
             response_timeout: Duration::from_millis(config.response_timeout_ms),
@@ -102,6 +108,7 @@ impl Driver {
                 engine: Engine::new(config),
                 planned: Time::MAX,
                 used: false,
+                submitted: false,
                 closing: false,
                 mailboxes: Vec::new(),
             }),
@@ -113,6 +120,7 @@ impl Driver {
             failed_at: Default::default(),
             feed,
             wake: Arc::new(wake),
+            watch: Watch::new(),
             timer_fd: AtomicI32::new(-1),
             stopped: AtomicBool::new(false),
             threads: Mutex::default(),
@@ -132,7 +140,7 @@ impl Driver {
     }
 
     pub fn is_forked(&self) -> bool {
-        std::process::id() != self.pid
+        crate::process::id() != self.pid
     }
 
     /// In a forked child: close the descriptors, touch nothing else.
@@ -141,6 +149,7 @@ impl Driver {
         close_in_child(self.timer_fd.load(Ordering::Relaxed));
         self.feed.close_in_child();
         self.wake.close_in_child();
+        self.watch.close_in_child();
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Guarded>> {
@@ -634,12 +643,29 @@ impl Driver {
         let mailbox = Arc::clone(mailbox);
         mailbox.expect();
         let started = self.tell(None, |engine, now| engine.start(now, handle, operation, tag));
-        let started = started.and_then(|(started, _)| started);
+        let (started, link) = started.map_or_else(|e| (Err(e), None), |(started, link)| (started, link));
         if started.is_err() {
             mailbox.expect_no_more();
         }
-        self.ensure_background();
+        if !link.is_some_and(|index| self.send_now(index)) {
+            self.ensure_background();
+        }
         started
+    }
+
+    /// Sends what was put on an idle link from the calling thread, without waiting, where the background thread sleeps and
+    /// looks soon by itself; the reply wakes it. False: it must be woken now.
+    fn send_now(self: &Arc<Self>, index: usize) -> bool {
+        let Ok(mut guard) = self.lock() else { return false };
+        guard.submitted = true;
+        if guard.planned > now() + OUTSTANDING_US || self.needs_background(&guard, None) {
+            return false;
+        }
+        drop(guard);
+        let link = &self.links[index];
+        let Some(connection) = link.take_idle() else { return false };
+        !self.drive(index, connection, None, None)
+            || link.to_poll().is_some_and(|(fd, unsent)| !unsent && self.watch.arm(fd))
     }
 
     /// Anything else that is asked of the engine; nothing waits for its round trips.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::CLOCK;
@@ -20,6 +21,9 @@ pub fn close_in_child(fd: RawFd) {
 pub struct Signal {
     read: RawFd,
     write: RawFd,
+    /// Spares the system call where the descriptor is readable already. Cleared after the descriptor: who finds it set
+    /// did his work before the reader looks for it.
+    raised: AtomicBool,
 }
 
 impl Signal {
@@ -27,7 +31,11 @@ impl Signal {
     pub fn new() -> io::Result<Self> {
         // SAFETY: a plain system call.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(Signal { read: fd, write: fd }) }
+        if fd < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(Signal { read: fd, write: fd, raised: AtomicBool::new(false) })
+        }
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -43,7 +51,7 @@ impl Signal {
                 libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
             }
         }
-        Ok(Signal { read: fds[0], write: fds[1] })
+        Ok(Signal { read: fds[0], write: fds[1], raised: AtomicBool::new(false) })
     }
 
     pub fn fd(&self) -> RawFd {
@@ -51,15 +59,22 @@ impl Signal {
     }
 
     pub fn raise(&self) {
+        if self.raised.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let one = 1u64.to_ne_bytes();
         // SAFETY: writes eight bytes of `one`. A full eventfd or pipe is readable already.
         unsafe { libc::write(self.write, one.as_ptr().cast(), one.len()) };
     }
 
     pub fn clear(&self) {
+        if !self.raised.load(Ordering::Acquire) {
+            return;
+        }
         let mut bytes = [0u8; 512];
         // SAFETY: reads into `bytes`; the descriptor does not block.
         while unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) } == bytes.len() as isize {}
+        self.raised.swap(false, Ordering::AcqRel);
     }
 
     /// In a forked child: close the descriptors, nothing else.
@@ -123,4 +138,75 @@ impl Drop for Timer {
             unsafe { libc::close(self.fd) };
         }
     }
+}
+
+/// Descriptors that a sleeping thread is to look after as well: one who leaves a reply outstanding arms its descriptor, which
+/// then wakes the sleeper once, without a wake-up before the reply is there.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[derive(Debug)]
+pub struct Watch(RawFd);
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Watch {
+    /// Without one, `arm` says no.
+    pub fn new() -> Self {
+        // SAFETY: a plain system call.
+        Watch(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
+    }
+
+    /// Readable while an armed descriptor is.
+    pub fn fd(&self) -> RawFd {
+        self.0
+    }
+
+    /// False: the sleeper must be woken.
+    pub fn arm(&self, fd: RawFd) -> bool {
+        let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLONESHOT) as u32, u64: 0 };
+        // SAFETY: `event` is valid; a descriptor that is not open is refused.
+        unsafe {
+            libc::epoll_ctl(self.0, libc::EPOLL_CTL_MOD, fd, &mut event) == 0
+                || libc::epoll_ctl(self.0, libc::EPOLL_CTL_ADD, fd, &mut event) == 0
+        }
+    }
+
+    /// Disarms what has become readable.
+    pub fn clear(&self) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        // SAFETY: `events` has room for as many; does not wait.
+        unsafe { libc::epoll_wait(self.0, events.as_mut_ptr(), events.len() as i32, 0) };
+    }
+
+    pub fn close_in_child(&self) {
+        close_in_child(self.0);
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Drop for Watch {
+    fn drop(&mut self) {
+        close_in_child(self.0); // closes a descriptor that nobody uses any more
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[derive(Debug)]
+pub struct Watch;
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Watch {
+    pub fn new() -> Self {
+        Watch
+    }
+
+    pub fn fd(&self) -> RawFd {
+        -1
+    }
+
+    pub fn arm(&self, _fd: RawFd) -> bool {
+        false
+    }
+
+    pub fn clear(&self) {}
+
+    pub fn close_in_child(&self) {}
 }

@@ -689,8 +689,8 @@ impl<T: Clone> Handle<T> {
         }
         self.request = None; // a re-check in flight: its reply is not waited for
         self.unconfirmed = true;
-        self.hold(core, token, valid_until, now);
-        self.renew(core, now); // confirms the claim, also where renewal is off
+        // The first renewal confirms the claim, also where renewal is off; a release before it makes it unnecessary.
+        self.hold(core, token, valid_until, now + claim_us / 12);
         true
     }
 

@@ -333,13 +333,16 @@ impl World {
     }
 
     /// In calm, with the links as they were, a lock lasts as long as its lease says, however it was acquired: a claim
-    /// is confirmed at once.
+    /// is confirmed after a twelfth of it.
     fn check_lease(&mut self, pid: Pid, holding: Option<Holding>) {
         let process = &self.processes[pid];
         let quiet = self.phase >= Phase::Calm && process.disturbed_at.max(process.stopped_at) + SECOND < self.now;
         let Some(holding) = holding.filter(|holding| quiet && !holding.extended) else { return };
         let lease_us = process.plan.lease_ms * MS;
-        if self.now > holding.since + 10 * MS && holding.valid_until + 50 * MS < holding.since + lease_us / 100 * 97 {
+        let claim_us = lease_us.min(3 * SECOND);
+        if self.now > holding.since + claim_us / 12 + 10 * MS
+            && holding.valid_until + 50 * MS < holding.since + lease_us / 100 * 97
+        {
             let (since, until) = (holding.since, holding.valid_until);
             self.fail(format!("(f) held since {since}, valid until {until} only: the lease is {lease_us} us"));
         }
