@@ -241,7 +241,8 @@ def go(table, processes, port, quick):
         raise Failed("benches/go does not build:\n" + built.stdout.decode(errors="replace"))
     seconds = 0.2 if quick else 0.7
     table.part("The Go package beside redsync, bsm/redislock and rueidislock; limit: the best of them", "peers", port, seconds)
-    program = processes.start([PROGRAMS / "peers", port, seconds], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    waiters = 10_000 if quick else 100_000
+    program = processes.start([PROGRAMS / "peers", port, seconds, waiters], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
     output, errors = program.communicate(timeout=300)
     if program.returncode != 0:
@@ -259,6 +260,13 @@ def go(table, processes, port, quick):
         ours = found[key].pop("dlock")
         peer = best(found[key], key=found[key].get)
         table.ratio(f"{what} ({peer})", ours, found[key][peer], unit, aim, None, ".0f", at_least=best is max)
+    costs = {key: values["dlock"] for key, values in found.items() if key.startswith(("crossing", "park", "waiting"))}
+    table.figure("one crossing into C", costs["crossing_ns"], "ns")
+    table.figure("one goroutine parked and woken", costs["park_ns"], "ns")
+    table.figure(f"{costs['waiting']:,.0f} goroutines waiting: threads", costs["waiting_threads"], "", 24)
+    table.figure("  memory of each beside its stack", costs["waiting_bytes"] / 1000, "KB", 4, form=",.1f")
+    table.figure("  stack of each", costs["waiting_stack_bytes"] / 1000, "KB", form=",.1f")
+    table.figure("  Close, until all have returned", costs["waiting_close_ms"] / 1000, "s", form=",.1f")
     if stalled:
         print(f"waits of two seconds given up and begun again: {stalled}")
 

@@ -45,6 +45,9 @@ STEPS = [
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
     Step("go vet", ["go", "vet", "./..."], 240, where="bindings/go"),
     Step("go test", ["go", "test", "-count=1", "-v", "./..."], 300, "go", where="bindings/go"),
+    Step("go test -race", ["go", "test", "-count=1", "-v", "-race", "."], 300, "go", where="bindings/go"),
+    Step("go test with cgocheck2", ["env", "GOEXPERIMENT=cgocheck2", "GODEBUG=cgocheck=1", "go", "test", "-count=1", "-v", "."],
+         300, "go", where="bindings/go"),
     Step("gofmt of the demo", ["gofmt", "-l", "."], 60, "silence", where="demo/go"),
     Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
 ]

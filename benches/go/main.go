@@ -1,6 +1,6 @@
 // Measures the Go package against its peers on one server; benches/run.py runs it.
 //
-//	peers <port> <seconds>
+//	peers <port> <seconds> <waiters>
 //
 // Each line is "name key value". Contenders take turns in short blocks, so that a machine that does other things too
 // treats them alike; a figure is the median of its blocks.
@@ -36,10 +36,15 @@ type contender struct {
 }
 
 func main() {
-	port, seconds := os.Args[1], 1.0
+	port, seconds, waiters := os.Args[1], 1.0, 100_000
 	if len(os.Args) > 2 {
 		seconds, _ = strconv.ParseFloat(os.Args[2], 64)
 	}
+	if len(os.Args) > 3 {
+		waiters, _ = strconv.Atoi(os.Args[3])
+	}
+	costs(port)
+	waiting(port, waiters)
 	all := contenders(port)
 	block := time.Duration(seconds * float64(time.Second))
 	for _, goroutines := range []int{1, 64} {
@@ -78,9 +83,13 @@ func main() {
 	}
 }
 
+func open(port string) *dlock.RedisLocker {
+	return dlock.New(dlock.WithRedisHost("127.0.0.1"), dlock.WithRedisPort(port))
+}
+
 func contenders(port string) []contender {
 	address := "127.0.0.1:" + port
-	ours := dlock.New(dlock.WithRedisHost("127.0.0.1"), dlock.WithRedisPort(port))
+	ours := open(port)
 	client := redis.NewClient(&redis.Options{Addr: address, PoolSize: 64})
 	sync4 := redsync.New(redsyncpool.NewPool(client))
 	bsm := redislock.New(client)
@@ -197,6 +206,83 @@ func allocations(c contender) float64 {
 	}
 	runtime.ReadMemStats(&after)
 	return float64(after.Mallocs-before.Mallocs) / pairs
+}
+
+// What the package is made of: one crossing into C, and one goroutine parked and woken by another.
+func costs(port string) {
+	const times = 200_000
+	lock, err := open(port).NewLock("costs", "bench")
+	if err != nil {
+		panic(err)
+	}
+	begun := time.Now()
+	for range times {
+		lock.Remaining()
+	}
+	fmt.Printf("dlock crossing_ns %.0f\n", float64(time.Since(begun).Nanoseconds())/times)
+	there, back := make(chan struct{}), make(chan struct{})
+	go func() {
+		for range there {
+			back <- struct{}{}
+		}
+	}()
+	begun = time.Now()
+	for range times {
+		there <- struct{}{}
+		<-back
+	}
+	close(there)
+	fmt.Printf("dlock park_ns %.0f\n", float64(time.Since(begun).Nanoseconds())/times/2)
+}
+
+// Goroutines that wait for one lock: threads, memory of each beside its stack, and how long it takes to end them all.
+func waiting(port string, goroutines int) {
+	locker := open(port)
+	holder, err := locker.NewLock("waited for", "bench")
+	if err == nil {
+		err = locker.Lock(holder)
+	}
+	if err != nil {
+		panic(err)
+	}
+	before, stacks := memory()
+	var begun, ended sync.WaitGroup
+	begun.Add(goroutines)
+	ended.Add(goroutines)
+	for range goroutines {
+		lock, err := locker.NewLock("waited for", "bench")
+		if err != nil {
+			panic(err)
+		}
+		go func() {
+			defer ended.Done()
+			begun.Done()
+			_ = locker.Lock(lock)
+		}()
+	}
+	begun.Wait()
+	time.Sleep(3 * time.Second) // until they have joined the queue; what comes later is missing in the figure
+	after, stacksAfter := memory()
+	threads, _ := os.ReadDir("/proc/self/task")
+	fmt.Printf("dlock waiting %d\n", goroutines)
+	fmt.Printf("dlock waiting_threads %d\n", len(threads))
+	fmt.Printf("dlock waiting_bytes %.0f\n", float64(after-before-(stacksAfter-stacks))/float64(goroutines))
+	fmt.Printf("dlock waiting_stack_bytes %.0f\n", float64(stacksAfter-stacks)/float64(goroutines))
+	closing := time.Now()
+	_ = locker.Close()
+	ended.Wait()
+	fmt.Printf("dlock waiting_close_ms %.0f\n", time.Since(closing).Seconds()*1e3)
+}
+
+// Resident memory of the process, and what of it are stacks of goroutines.
+func memory() (resident, stacks int) {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	text, _ := os.ReadFile("/proc/self/statm")
+	var size, pages int
+	_, _ = fmt.Sscan(string(text), &size, &pages)
+	return pages * os.Getpagesize(), int(stats.StackInuse)
 }
 
 func each(goroutines int, body func(int)) {

@@ -9,6 +9,7 @@ package dlock
 
 import (
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,12 +176,19 @@ func (n *native) passOn() {
 		return
 	}
 	room := smallRooms.Get().(*events)
+	passed := false
 	n.gate.RLock()
 	if !n.freed {
-		n.take(*room, &n.closed, n.deliver)
+		n.take(*room, &n.closed, func(id uint64, kind opKind, a answer) {
+			n.deliver(id, kind, a)
+			passed = true
+		})
 	}
 	n.gate.RUnlock()
 	smallRooms.Put(room)
+	if passed {
+		runtime.Gosched() // who was woken is on this thread, and may be the lock's new holder
+	}
 }
 
 // submit starts an operation; where that fails, the answer says so and there is no operation.
