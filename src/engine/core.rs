@@ -1,12 +1,12 @@
 //! What the handles of one engine share: the requests in flight, the command link, the subscription, the timers, the
 //! random numbers, and the actions that have gathered. Knows nothing of a handle's states.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::job::Job;
 use super::{Action, Config, HandleId, Lane, Map, Time};
-use crate::store::{HandOff, Request, RequestId, Seat};
+use crate::store::{HandOff, Name, Request, RequestId, Seat};
 
 /// Claims are never longer than this.
 const CLAIM_MAX_MS: u64 = 3_000;
@@ -84,6 +84,8 @@ pub(super) struct Core<T> {
     pub held: usize,
     pub waiting: usize,
     pub polling: usize,
+    /// How many of the former wait for which lock.
+    awaited: HashMap<Arc<Name>, usize>,
     /// How many handles and jobs have something to send while the command link is down.
     pub needing: usize,
     link: Link,
@@ -120,6 +122,7 @@ impl<T: Clone> Core<T> {
             held: 0,
             waiting: 0,
             polling: 0,
+            awaited: HashMap::new(),
             link: Link::Down { again_at: 0 },
             renewal_up: false,
             needing: 0,
@@ -199,6 +202,22 @@ impl<T: Clone> Core<T> {
     /// May waiters queue? (Rule 6: only once the subscription is confirmed.)
     pub fn can_queue(&self) -> bool {
         self.subscription == Subscription::Up
+    }
+
+    /// Does a handle of this locker wait for the lock?
+    pub fn is_awaited(&self, name: &Name) -> bool {
+        !self.awaited.is_empty() && self.awaited.contains_key(name)
+    }
+
+    pub fn count_waiter(&mut self, name: &Arc<Name>, begins: bool) {
+        if begins {
+            *self.awaited.entry(Arc::clone(name)).or_insert(0) += 1;
+        } else if let Some(count) = self.awaited.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                self.awaited.remove(name);
+            }
+        }
     }
 
     /// Must waiters poll, since they cannot be sent messages? (Rule 12.)

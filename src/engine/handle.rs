@@ -244,6 +244,14 @@ impl<T: Clone> Handle<T> {
         self.lease_ms = core.config.lease_ms;
         self.ended = Ended::Orderly;
         self.phase = Phase::Trying;
+        // Where others of this locker wait already, the lock is hardly free: a try would be a round trip for nothing.
+        let waits = self.call.as_ref().is_some_and(
+            |call| matches!(call.operation, Operation::Acquire { deadline } if deadline.is_none_or(|at| at > now)),
+        );
+        if waits && core.can_queue() && core.is_awaited(&self.name) {
+            self.phase = Phase::Waiting { recheck_at: Time::MAX };
+            return self.join(core, now);
+        }
         self.want(core, now, Op::Try { lease_ms: self.lease_ms });
     }
 
@@ -858,6 +866,9 @@ impl<T: Clone> Handle<T> {
             step(self.counted.waiting, counted.waiting, &mut core.waiting);
             step(self.counted.polling, counted.polling, &mut core.polling);
             step(self.counted.needing, counted.needing, &mut core.needing);
+            if counted.waiting != self.counted.waiting {
+                core.count_waiter(&self.name, counted.waiting);
+            }
             self.counted = counted;
         }
         let due = self.next_due();
