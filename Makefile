@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sim header fmt servers clean
+.PHONY: help build demo test bench soak sim planted header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ soak: ## threads, lockers and faults in random order, for SECONDS seconds (60)
 
 sim: ## SEEDS simulated histories (100000), each from its own seed
 	DLOCK_SEEDS=$(or $(SEEDS),100000) $(CARGO) test --locked --release --test simulator -- --nocapture
+
+planted: ## how many seeds the simulator takes to find each planted bug, up to SEEDS (30000)
+	DLOCK_SEEDS=$(or $(SEEDS),30000) $(CARGO) test --locked --release --features planted-bugs \
+		--target-dir target/planted --test simulator every_planted_bug_is_found -- --exact --nocapture
 
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header

@@ -11,6 +11,10 @@ pub mod ffi;
 pub mod lock;
 pub mod locker;
 pub mod options;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod process;
 pub mod queue;
 pub mod store;

@@ -40,6 +40,10 @@ STEPS = [
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
     Step("cargo test", ["cargo", "test", "--locked", "--no-fail-fast"], 600, "cargo"),
+    Step("simulator", ["env", "DLOCK_SEEDS=10000", "cargo", "test", "--locked", "--release", "--test", "simulator"], 300, "cargo"),
+    # A directory of its own: the library with planted bugs must never be in target/release.
+    Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",
+                          "target/planted", "--test", "simulator", "every_planted_bug_is_found", "--", "--exact"], 420, "cargo"),
     Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
     Step("stress", [PYTHON, "tools/soak.py", "15"], 180, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),

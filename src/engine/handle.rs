@@ -25,6 +25,7 @@ use super::core::{Core, Due, Pending, RETRY_US, Who};
 use super::job::leaves_something;
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
+use crate::planted::{Bug, planted};
 use crate::store::{
     Acquisition, ErrorClass, Holder, Name, Op, Reply, Request, RequestId, Seat, ServerError, TOKEN_FLOOR,
 };
@@ -37,7 +38,7 @@ const LATE_MAX: u32 = 5;
 /// How long a lease certainly lasts, from before the sending of the request that set it (rule 2).
 pub(super) fn validity_us(lease_ms: u64) -> Time {
     let lease_us = lease_ms * 1_000;
-    lease_us - lease_us / 100 - 2_000
+    if planted(Bug::NoAllowance) { lease_us } else { lease_us - lease_us / 100 - 2_000 }
 }
 
 /// The user's operation in progress.
@@ -419,12 +420,13 @@ impl<T: Clone> Handle<T> {
             }
             return;
         };
-        if !current || self.phase != Phase::Held {
+        if (!current && !planted(Bug::OldRenewalCounts)) || self.phase != Phase::Held {
             return;
         }
         match reply {
             Reply::Renewed { .. } => {
-                let valid_until = pending.sent_at + validity_us(lease_ms.min(self.lease_ms));
+                let sent_at = if planted(Bug::RenewedFromReply) { now } else { pending.sent_at };
+                let valid_until = sent_at + validity_us(lease_ms.min(self.lease_ms));
                 self.valid_until = self.valid_until.max(valid_until);
                 self.unconfirmed = false;
                 self.renew_at = self.renew_next(core, pending.sent_at);
@@ -463,7 +465,13 @@ impl<T: Clone> Handle<T> {
         match reply {
             Reply::Queued { place, remaining_ms, waiters } => {
                 self.place = place;
-                let recheck_at = if self.rejoin { now } else { core.recheck_at(now, remaining_ms, waiters) };
+                let recheck_at = if planted(Bug::NoRecheckByTime) {
+                    Time::MAX
+                } else if self.rejoin {
+                    now
+                } else {
+                    core.recheck_at(now, remaining_ms, waiters)
+                };
                 self.phase = Phase::Waiting { recheck_at };
             }
             Reply::Held { place, .. } if place >= TOKEN_FLOOR && self.place == 0 => {
@@ -499,12 +507,14 @@ impl<T: Clone> Handle<T> {
 
     /// A reply says that the lock is this attempt's.
     fn on_taken(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, token: u64) {
-        let valid_until = pending.sent_at + validity_us(self.lease_ms);
-        if self.is_cancelled() {
+        let sent_at = if planted(Bug::ValidFromReply) { now } else { pending.sent_at };
+        let valid_until = sent_at + validity_us(self.lease_ms);
+        if self.is_cancelled() && !planted(Bug::CancelledTakes) {
             self.exposed = true;
             return self.end_cancelled(core, now);
         }
-        if token >= TOKEN_FLOOR && now < valid_until {
+        let fit = token >= TOKEN_FLOOR || planted(Bug::LowTokenTaken);
+        if fit && (now < valid_until || planted(Bug::LateReplyTaken)) {
             self.unconfirmed = false;
             let renew_at = self.renew_next(core, pending.sent_at);
             return self.hold(core, token, valid_until, renew_at);
@@ -563,7 +573,7 @@ impl<T: Clone> Handle<T> {
         let ended = std::mem::replace(&mut self.ended, Ended::Orderly);
         let result = match (holder, ended) {
             // Rule 10: the first sending did it, and its lost reply may have named a waiter of ours.
-            (Some(_), _) if repeated && in_time => {
+            (Some(_), _) if repeated && in_time && !planted(Bug::RepeatedReleaseFails) => {
                 core.recheck_later(&self.name);
                 Ok(Answer::Done)
             }
@@ -649,6 +659,7 @@ impl<T: Clone> Handle<T> {
             Phase::Leaving { .. } if matches!(pending.request.op, Op::Join { queue: true, .. } | Op::Leave { .. }) => {
                 self.want(core, now, Op::Leave { lease_ms: self.lease_ms });
             }
+            _ if planted(Bug::LostReplyTriesAnew) => self.want(core, now, Op::Try { lease_ms: self.lease_ms }),
             _ => self.join(core, now), // finds it if the lost request took it (invariant 5)
         }
     }
@@ -656,7 +667,7 @@ impl<T: Clone> Handle<T> {
     /// The lock is no longer this handle's.
     fn lose(&mut self, core: &mut Core<T>, now: Time, why: &str) {
         let error = self.lost_error(why);
-        if let Some(tag) = &self.watch {
+        if let Some(tag) = self.watch.as_ref().filter(|_| !planted(Bug::LossNotTold)) {
             core.out.push(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
         }
         // A marked member is removed. A key that is still there is left to its lease: the holder's caller may not have
@@ -684,8 +695,10 @@ impl<T: Clone> Handle<T> {
             return true; // the reply in flight ends the call, which leaves a release behind
         }
         let claim_us = self.seat.claim_ms * 1_000;
+        let base = if planted(Bug::HandOffFromReading) { Some(now) } else { base };
         let valid_until = base.map_or(0, |base| base + validity_us(self.seat.claim_ms));
-        if valid_until < now + claim_us / 3 || token < TOKEN_FLOOR {
+        let late = valid_until < now + claim_us / 3 && !planted(Bug::LateHandOffTaken);
+        if late || token < TOKEN_FLOOR {
             // Too late to be relied on: joining re-arms it and draws anew, or queues at its place (rule 3).
             self.exposed = true;
             match self.phase {
@@ -698,7 +711,8 @@ impl<T: Clone> Handle<T> {
         self.request = None; // a re-check in flight: its reply is not waited for
         self.unconfirmed = true;
         // The first renewal confirms the claim, also where renewal is off; a release before it makes it unnecessary.
-        self.hold(core, token, valid_until, now + claim_us / 12);
+        let confirm_at = if planted(Bug::ClaimNotConfirmed) { Time::MAX } else { now + claim_us / 12 };
+        self.hold(core, token, valid_until, confirm_at);
         true
     }
 
@@ -711,6 +725,7 @@ impl<T: Clone> Handle<T> {
                 self.join(core, now);
             }
             // Messages may have been lost meanwhile: every waiter asks (rule 6).
+            Phase::Waiting { .. } if planted(Bug::NoRecheckAfterSubscribing) => {}
             Phase::Waiting { .. } | Phase::Polling { .. } => self.recheck(now),
             _ => {}
         }
@@ -735,6 +750,9 @@ impl<T: Clone> Handle<T> {
 
     /// Before anything is asked of a handle: has the lease run out?
     pub fn expire(&mut self, core: &mut Core<T>, now: Time) {
+        if planted(Bug::ExpiryNotNoticed) && now >= self.valid_until {
+            self.valid_until = now + validity_us(self.lease_ms);
+        }
         if self.phase == Phase::Held && now >= self.valid_until {
             self.lose(core, now, "its lease ran out before a renewal was answered");
         }
@@ -781,6 +799,9 @@ impl<T: Clone> Handle<T> {
 
     /// The deadline of an acquire has come: leave the queue, but keep the lock if it was handed over just now (rule 9).
     fn on_deadline(&mut self, core: &mut Core<T>, now: Time) {
+        if planted(Bug::DeadlineStaysQueued) && self.request.is_none() {
+            self.exposed = false;
+        }
         if self.request.is_none() && self.wanted.is_none() && !self.exposed {
             return self.end_timed_out(core, now);
         }
@@ -829,7 +850,7 @@ impl<T: Clone> Handle<T> {
     /// (invariant 6), after the reply to what is in flight (rule 9).
     fn fail(&mut self, core: &mut Core<T>, now: Time, error: Error) {
         let in_flight = self.request.take();
-        if in_flight.is_some() || self.exposed {
+        if (in_flight.is_some() || self.exposed) && !planted(Bug::NoCleanUp) {
             core.clean_up(now, self.request(Op::Release { leave: true }), in_flight);
         }
         (self.exposed, self.rejoin, self.wanted, self.retry_at) = (false, false, None, 0);

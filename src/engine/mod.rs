@@ -21,6 +21,7 @@ use uuid::Uuid;
 use self::core::{Core, Due, Internal, Who};
 use self::handle::Handle;
 use crate::error::{Error, Result, Status};
+use crate::planted::{Bug, planted};
 use crate::store::{HandOff, Name, Push, Reply, Request, RequestId};
 
 /// Microseconds on a clock that runs through suspend.
@@ -194,7 +195,7 @@ impl<T: Clone> Engine<T> {
             return;
         }
         self.closed = true;
-        for handle in self.handles.values_mut() {
+        for handle in self.handles.values_mut().filter(|_| !planted(Bug::CloseKeepsLocks)) {
             handle.give_up_everything(&mut self.core, now, closed());
             handle.arm(&mut self.core);
         }
@@ -447,14 +448,18 @@ impl<T: Clone> Engine<T> {
         let acquisition = hand_off.acquisition;
         let wanted = self.by_owner.get(&acquisition.owner).copied().is_some_and(|id| {
             let handle = self.handles.get_mut(&id.0).expect("by_owner names live handles");
-            if handle.attempt != acquisition.attempt || handle.name.key() != key {
+            let same = handle.attempt == acquisition.attempt || planted(Bug::OldHandOffTaken);
+            if !same || handle.name.key() != key {
                 return false;
             }
             let wanted = handle.on_hand_off(&mut self.core, now, hand_off.token, base);
             handle.arm(&mut self.core);
             wanted
         });
-        if !wanted && let Some(name) = Name::from_key(key) {
+        if !wanted
+            && !planted(Bug::UnwantedHandOffKept)
+            && let Some(name) = Name::from_key(key)
+        {
             self.core.release_unwanted(now, name, acquisition); // rule 4
         }
     }

@@ -1,7 +1,8 @@
 //! The simulator: whole histories of several lockers, one server and a faulty network, from one seed each.
 //!
 //! `DLOCK_SEEDS=n` runs that many seeds, `DLOCK_SEED=n` one of them, with its trace if it fails; `DLOCK_TRACE=n` keeps
-//! that many of its last steps.
+//! that many of its last steps. With the feature `planted-bugs`, one test looks how many seeds it takes to find each bug of
+//! `src/planted.rs`: run it alone, since a planted bug is there for all tests of the process.
 
 mod history;
 mod network;
@@ -144,4 +145,35 @@ fn a_thousand_waiters_of_several_lockers_ask_seldom() {
         let (second, most) = world.requests.range(3..).max_by_key(|(_, count)| **count).expect("renewals at least");
         assert!(*most < 1_000, "{lockers} lockers of {handles}: {most} requests in second {second}");
     }
+}
+
+/// The table of `docs/reliability.md`. Every bug (`DLOCK_BUG=name`: that one) must be found in `DLOCK_SEEDS` histories.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn every_planted_bug_is_found() {
+    use dlock::planted::{Bug, plant};
+    std::panic::set_hook(Box::new(|_| {})); // a violation that the engine itself notices
+    let (first, seeds) = (number("DLOCK_FIRST_SEED").unwrap_or(0), number("DLOCK_SEEDS").unwrap_or(30_000));
+    let mut missed = Vec::new();
+    println!("| bug | what it does | seeds | found as |");
+    println!("| --- | --- | --- | --- |");
+    let only = std::env::var("DLOCK_BUG").ok();
+    let bugs = || Bug::ALL.iter().filter(|(bug, _)| only.as_ref().is_none_or(|only| *only == format!("{bug:?}")));
+    for &(bug, text) in bugs() {
+        plant(Some(bug));
+        let found = (first..first + seeds).find_map(|seed| run(seed, 0).err().map(|failure| (seed, failure)));
+        plant(None);
+        let (needed, failure) = match found {
+            Some((seed, failure)) => ((seed - first + 1).to_string(), failure),
+            None => {
+                missed.push(bug);
+                (format!("none of {seeds}"), String::new())
+            }
+        };
+        let failure: String = failure.chars().take(90).collect();
+        println!("| `{bug:?}` | {} | {needed} | {} |", text.trim().trim_end_matches('.'), failure.replace('|', "\\|"));
+    }
+    println!("{} of {} planted bugs found", bugs().count() - missed.len(), bugs().count());
+    let _ = std::panic::take_hook();
+    assert!(missed.is_empty(), "not found in {seeds} histories each: {missed:?}");
 }

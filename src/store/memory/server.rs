@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::wait_queue::{Member, WaitQueue};
+use crate::planted::{Bug, planted};
 use crate::store::name::FENCE;
 use crate::store::{
     Acquisition, ErrorClass, HandOff, Holder, Op, Push, RELEASE_BATCH, Reply, Request, ServerError, TOKEN_FLOOR,
@@ -215,7 +216,7 @@ impl MemoryServer {
     /// `SET NX` and `INCR`: natively, so the number may lie below the floor, and the lock is set also where no number
     /// can be drawn (rule 5).
     fn try_once(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
-        let free = self.key(now_us, request.name.key()).is_none();
+        let free = self.key(now_us, request.name.key()).is_none() || planted(Bug::TryTakesHeld);
         if free {
             self.set(now_us, request.name.key(), request.acquisition, lease_ms);
         }
@@ -231,8 +232,8 @@ impl MemoryServer {
     fn join(&mut self, now_us: u64, request: &Request, lease_ms: u64, place: u64, queue: bool) -> Reply {
         match self.look(now_us, request) {
             Found::Foreign(remaining_ms) => Reply::Foreign { remaining_ms },
-            Found::Higher => Reply::Stale,
-            Found::Free | Found::Older | Found::Mine => self.take(now_us, request, lease_ms),
+            Found::Higher if !planted(Bug::StaleJoinTakes) => Reply::Stale,
+            Found::Free | Found::Older | Found::Higher | Found::Mine => self.take(now_us, request, lease_ms),
             Found::Other(remaining_ms) if !queue => Reply::Held { place: 0, remaining_ms },
             Found::Other(remaining_ms) => {
                 let place = if place < TOKEN_FLOOR { self.draw(now_us) } else { Ok(place) };
@@ -248,7 +249,7 @@ impl MemoryServer {
 
     /// Never shortens (rule 2). The first one after a hand-off confirms the claim: the mark goes (rule 8).
     fn renew(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
-        if self.look(now_us, request) != Found::Mine {
+        if self.look(now_us, request) != Found::Mine && !planted(Bug::RenewalOfAnybody) {
             return self.not_mine(now_us, request);
         }
         self.dequeue(now_us, request);
@@ -258,7 +259,7 @@ impl MemoryServer {
 
     /// At a deadline. A lock that was handed over in that instant is kept (rule 9).
     fn leave(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
-        if self.look(now_us, request) == Found::Mine {
+        if self.look(now_us, request) == Found::Mine && !planted(Bug::LeaveDropsLock) {
             return self.take(now_us, request, lease_ms);
         }
         self.dequeue(now_us, request);
@@ -267,7 +268,7 @@ impl MemoryServer {
 
     /// Release and hand-off (rules 7 and 8).
     fn release(&mut self, now_us: u64, request: &Request, leave: bool, published: &mut Vec<(Arc<str>, Push)>) -> Reply {
-        if self.look(now_us, request) != Found::Mine {
+        if self.look(now_us, request) != Found::Mine && !planted(Bug::ReleaseOfAnybody) {
             if leave {
                 self.dequeue(now_us, request);
             }
@@ -276,6 +277,7 @@ impl MemoryServer {
         self.dequeue(now_us, request);
         // Where no number can be drawn, the lock is given up without a hand-off: the waiters' re-checks find it (rule 7).
         if self.queue_mut(now_us, request).is_some()
+            && !planted(Bug::NoHandOff)
             && let Ok(token) = self.draw(now_us)
         {
             if let Some(reply) = self.hand_off(now_us, request, token, published) {
@@ -307,7 +309,11 @@ impl MemoryServer {
         };
         queue.mark(&member);
         let holder = Holder::Acquisition(member.acquisition);
-        let expires_us = Some(after(now_us, member.claim_ms));
+        if planted(Bug::HandOffUnset) {
+            self.keys.remove(request.name.key());
+            return Some(Reply::Released { next });
+        }
+        let expires_us = (!planted(Bug::HandOffWithoutExpiry)).then(|| after(now_us, member.claim_ms));
         self.keys.insert(request.name.key().to_owned(), Key { holder, expires_us });
         Some(Reply::Released { next })
     }
@@ -393,6 +399,9 @@ impl MemoryServer {
 
     /// The next number, and where it lies below the floor, the clock instead (rule 5).
     fn draw(&mut self, now_us: u64) -> Result<u64, ServerError> {
+        if planted(Bug::TokenFromClock) {
+            return Ok(self.clock_us(now_us) / 1000 * 1000);
+        }
         let mut number = self.increment()?;
         if number < TOKEN_FLOOR {
             number = self.clock_us(now_us).max(TOKEN_FLOOR);
@@ -412,6 +421,7 @@ impl MemoryServer {
         let asks = request.acquisition;
         match key.holder {
             Holder::Acquisition(holds) if holds.owner != asks.owner => Found::Other(remaining_ms),
+            Holder::Acquisition(_) if planted(Bug::AttemptIgnored) => Found::Mine,
             Holder::Acquisition(holds) if holds.attempt < asks.attempt => Found::Older,
             Holder::Acquisition(holds) if holds.attempt > asks.attempt => Found::Higher,
             Holder::Acquisition(_) => Found::Mine,
@@ -441,7 +451,7 @@ impl MemoryServer {
         let holder = Holder::Acquisition(acquisition);
         if let Some(found) = self.keys.get_mut(key) {
             let had_us = found.expires_us.filter(|_| found.holder == holder && found.is_alive(now_us));
-            let until_us = until_us.max(had_us.unwrap_or(0));
+            let until_us = until_us.max(had_us.filter(|_| !planted(Bug::RenewalShortens)).unwrap_or(0));
             *found = Key { holder, expires_us: Some(until_us) };
             return until_us;
         }
