@@ -4,7 +4,7 @@
 //! that many of its last steps. With the feature `planted-bugs`, one test looks how many seeds it takes to find each bug of
 //! `src/planted.rs`: run it alone, since a planted bug is there for all tests of the process.
 
-mod history;
+mod events;
 mod network;
 mod plan;
 mod process;
@@ -94,10 +94,7 @@ fn histories_of_many_seeds_show_no_violation() {
     for seed in first..first + seeds {
         match run(seed, 0) {
             Ok(stats) => {
-                all.events += stats.events;
-                for (what, count) in stats.counts {
-                    *all.counts.entry(what).or_default() += count;
-                }
+                all.add(&stats);
             }
             Err(failure) => {
                 failed.push((seed, failure));
@@ -107,10 +104,8 @@ fn histories_of_many_seeds_show_no_violation() {
             }
         }
     }
-    println!("{seeds} histories, {} events", all.events);
-    for (what, count) in &all.counts {
-        println!("  {count:>9} {what}");
-    }
+    println!("{seeds} histories");
+    println!("{all}");
     for (seed, failure) in failed.iter().skip(1).take(40) {
         println!("also seed {seed}: {failure}");
     }

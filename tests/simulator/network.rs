@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dlock::store::{ErrorClass, Op, Push, Reply, Request, RequestId, ServerError};
+use dlock_history::checker::Time;
 
-use super::history::Time;
 use super::plan::{Fault, MS, SECOND};
 use super::process::Pid;
 use super::trace::trace;
@@ -150,7 +150,7 @@ impl World {
         let c = &mut self.conns[conn];
         (c.broken, c.cut, c.ghost_delay, c.mute) = (true, cut, ghost_delay, mute);
         self.processes[pid].disturbed_at = self.now;
-        self.stats.count("connection broken");
+        self.stats.count("connection", "broken");
         trace!(
             self,
             "BREAK {} cut {cut} of {sent} ({arrived} arrived) ghost {ghost_delay} mute {mute} noticed {noticed} linger {linger_us}",
@@ -181,7 +181,7 @@ impl World {
         let notice_us = self.rng.below(MS);
         let c = &mut self.conns[conn];
         (c.broken, c.cut, c.mute) = (true, cut, true);
-        self.stats.count("connection ended in calm");
+        self.stats.count("connection", "ended in calm");
         trace!(self, "END {} cut {cut}", self.conn_label(conn));
         self.processes[self.conns[conn].pid].disturbed_at = self.now;
         if self.conns[conn].used_as == Use::Subscription {
@@ -287,7 +287,7 @@ impl World {
             for other in self.subscriptions_of(&channel) {
                 self.send_back(other, ToClient::Push(push.clone()));
                 if twice {
-                    self.stats.count("push sent twice");
+                    self.stats.count("push", "sent twice");
                     self.send_back(other, ToClient::Push(push.clone()));
                 }
             }
@@ -307,11 +307,11 @@ impl World {
     fn refuse(&mut self, request: &Request) -> Option<Reply> {
         let error = |class, text: &str| ServerError { class, text: text.to_string() };
         if self.is_lasting(Fault::RetryErrors) && self.rng.flip() {
-            self.stats.count("refused: busy");
+            self.stats.count("refused", "busy");
             return Some(Reply::Error(error(ErrorClass::Retry, "BUSY a script is running")));
         }
         if self.is_lasting(Fault::ReportErrors) && self.rng.chance(200_000) {
-            self.stats.count("refused: report");
+            self.stats.count("refused", "report");
             return Some(Reply::Error(error(ErrorClass::Report, "ERR simulated")));
         }
         if self.is_lasting(Fault::OutOfMemory) {

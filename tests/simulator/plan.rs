@@ -44,6 +44,28 @@ pub const FAULTS: [Fault; 15] = [
     Fault::KeyLost,
 ];
 
+impl Fault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::BreakCommand => "command connection breaks",
+            Fault::BreakRenewal => "renewal connection breaks",
+            Fault::BreakSubscription => "subscription breaks",
+            Fault::Pause => "process stops for a while",
+            Fault::Crash => "process crashes",
+            Fault::Close => "locker is closed",
+            Fault::Outage => "server cannot be reached",
+            Fault::SlowNetwork => "network is slow",
+            Fault::RefuseSubscribe => "subscribing is refused",
+            Fault::RetryErrors => "server answers BUSY",
+            Fault::ReportErrors => "server answers an error",
+            Fault::OutOfMemory => "server is out of memory",
+            Fault::Flush => "flush",
+            Fault::QueueLost => "queue is lost",
+            Fault::KeyLost => "lock's key is lost",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct LockerPlan {
     pub handles: usize,

@@ -2,17 +2,17 @@
 //! engine's actions on connections of the simulated network, keeps the clock for it, and may be paused (whatever comes
 //! meanwhile is read afterwards, in any order but each connection's own) or crash.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dlock::engine::{Action, Config, Engine, Lane};
 use dlock::store::{Push, RequestId};
+use dlock_history::checker::Time;
 
-use super::history::Time;
 use super::network::{ConnId, ToClient, ToServer, Use};
 use super::plan::{Fault, LockerPlan, MS, SECOND};
 use super::trace::trace;
-use super::user::{Act, Op, User};
+use super::user::{Act, Op, User, Who};
 use super::world::{Event, Phase, World};
 
 pub type Pid = usize;
@@ -44,7 +44,7 @@ pub struct Process {
     pub users: Vec<User>,
     pub ops: BTreeMap<u64, Op>,
     /// Users who hold something, by index.
-    pub holding: BTreeSet<usize>,
+    pub holding: Vec<usize>,
     wake_at: Time,
     wake: u64,
     /// The local clock showed this at time 0.
@@ -65,7 +65,7 @@ impl Process {
     /// The first instant at which its clock shows at least that.
     pub fn global(&self, local: Time) -> Time {
         let since = local.saturating_sub(self.clock_at_0).min(u64::MAX >> 20);
-        let mut at = (since as i128 * 1_000_000 / (1_000_000 + self.plan.drift_ppm as i128)) as Time;
+        let mut at = since * 1_000_000 / 1_000_000u64.saturating_add_signed(self.plan.drift_ppm);
         while self.local(at) < local {
             at += 1;
         }
@@ -106,7 +106,7 @@ impl World {
             disturbed_at: 0,
             users: Vec::new(),
             ops: BTreeMap::new(),
-            holding: BTreeSet::new(),
+            holding: Vec::new(),
             wake_at: Time::MAX,
             wake: 0,
             clock_at_0,
@@ -194,16 +194,18 @@ impl World {
 
     pub fn crash(&mut self, pid: Pid) {
         trace!(self, "locker {pid} crashes");
-        for index in std::mem::take(&mut self.processes[pid].holding) {
-            self.stop_holding(pid, index);
-        }
+        // What it held it believed in until its validity ends: no event.
+        self.processes[pid].holding.clear();
         self.end_process(pid);
     }
 
     fn end_process(&mut self, pid: Pid) {
         let process = &mut self.processes[pid];
         (process.engine, process.backlog) = (None, BTreeMap::new());
-        process.ops.clear();
+        for (_, op) in std::mem::take(&mut process.ops) {
+            self.history.withdrawn(self.now, &Who(pid, op.user));
+        }
+        let process = &mut self.processes[pid];
         if self.current[process.slot] == Some(pid) {
             self.current[process.slot] = None;
         }
@@ -225,7 +227,7 @@ impl World {
         trace!(self, "locker {pid} is closed");
         self.processes[pid].closing = true;
         for index in std::mem::take(&mut self.processes[pid].holding) {
-            self.stop_holding(pid, index);
+            self.gives_up(pid, index);
         }
         self.tell(pid, |engine, now| engine.close(now));
         let left: Vec<u64> = self.processes[pid].ops.keys().copied().collect();
@@ -259,17 +261,19 @@ impl World {
     }
 
     fn perform(&mut self, pid: Pid) {
-        let mut todo = Vec::new();
         loop {
             let Some(engine) = self.processes[pid].engine.as_mut() else { return };
+            let mut todo = std::mem::take(&mut self.todo);
             engine.take_actions(&mut todo);
             if todo.is_empty() || self.failure.is_some() {
+                self.todo = todo;
                 return;
             }
             let mut refused = Vec::new();
             for action in todo.drain(..) {
                 self.carry_out(pid, action, &mut refused);
             }
+            self.todo = todo;
             if refused.is_empty() {
                 continue;
             }

@@ -3,14 +3,15 @@
 //! A user has one handle and one thing going on with it at a time, apart from side steps (cancel, an inspection, a
 //! second call that must be told that the handle is busy, a write to what the lock protects).
 
+use std::fmt;
 use std::sync::Arc;
 
 use dlock::Status;
 use dlock::engine::{Answer, HandleId, Operation};
 use dlock::error::{Error, Result};
 use dlock::store::{Acquisition, Request};
+use dlock_history::checker::{HoldingId, Time};
 
-use super::history::{HoldingId, Time};
 use super::plan::{MS, SECOND};
 use super::process::{Pid, Process};
 use super::trace::trace;
@@ -20,6 +21,16 @@ use super::world::{Event, Phase, World};
 const LATE_MAX_US: Time = 50 * MS;
 /// In calm, a cancelled call returns within this time.
 const CANCEL_MAX_US: Time = 50 * MS;
+
+/// A user's handle in the history: the process and the number of the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Who(pub Pid, pub usize);
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "locker{}.user{}", self.0, self.1)
+    }
+}
 
 /// A user's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +72,7 @@ struct Holding {
 
 /// An operation that was accepted and has not ended.
 pub struct Op {
-    user: usize,
+    pub user: usize,
     operation: Operation,
     /// Is it the user's own, after whose end he goes on?
     main: bool,
@@ -105,6 +116,38 @@ impl Process {
 /// Is this an extension to a lease that is over?
 fn is_over(op: &Op, now: Time) -> bool {
     matches!(op.operation, Operation::Extend { lease_ms } if op.started_at + lease_ms * MS * 98 / 100 <= now + 3 * MS)
+}
+
+fn kind(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Acquire { .. } => "acquire",
+        Operation::TryAcquire => "try",
+        Operation::Retry { .. } => "retry",
+        Operation::Release => "release",
+        Operation::Extend { .. } => "extend",
+        Operation::IsLocked => "is_locked",
+        Operation::IsLockedByMe => "is_locked_by_me",
+        Operation::Owner => "owner",
+    }
+}
+
+fn outcome(result: &Result<Answer>) -> &'static str {
+    match result {
+        Ok(Answer::Acquired { .. }) => "acquired",
+        Ok(_) => "answered",
+        Err(error) => match error.status {
+            Status::Locker => "LOCKER",
+            Status::NotOwner => "NOT_OWNER",
+            Status::UnlockUnlocked => "UNLOCK_UNLOCKED",
+            Status::LockTimeout => "LOCK_TIMEOUT",
+            Status::NotConnected => "NOT_CONNECTED",
+            Status::AlreadyHeld => "ALREADY_HELD",
+            Status::Cancelled => "CANCELLED",
+            Status::Lost => "LOST",
+            Status::Closed => "CLOSED",
+            _ => "another error",
+        },
+    }
 }
 
 fn watch_tag(index: usize) -> u64 {
@@ -306,12 +349,15 @@ impl World {
         if !inspects && !busy {
             // From the call on, a release may have freed it.
             if operation == Operation::Release && valid.is_some() {
-                self.processes[pid].holding.remove(&index);
-                self.stop_holding(pid, index);
+                self.gives_up(pid, index);
             }
             self.processes[pid].users[index].busy = Some(tag);
         }
         self.processes[pid].ops.insert(tag, op);
+        if !busy && let Some(deadline) = self.deadline(pid, operation) {
+            let lock = self.processes[pid].users[index].lock;
+            self.history.asked(now, lock, Who(pid, index), deadline);
+        }
         let mut accepted = Ok(());
         let before = holding.filter(|_| valid.is_none() && !inspects && !busy);
         self.tell(pid, |engine, now| accepted = engine.start(now, id, operation, tag));
@@ -370,16 +416,29 @@ impl World {
         }
     }
 
+    /// Until when an acquire must be answered, in the history's terms: `Some(None)` for as long as it takes, `None` for
+    /// what is no acquire. What makes single attempts may fail at once.
+    fn deadline(&self, pid: Pid, operation: Operation) -> Option<Option<Time>> {
+        match operation {
+            Operation::Acquire { deadline } => Some(deadline.map(|deadline| self.processes[pid].global(deadline))),
+            Operation::TryAcquire | Operation::Retry { .. } => Some(Some(self.now)),
+            _ => None,
+        }
+    }
+
     /// The user believes no more.
-    pub fn stop_holding(&mut self, pid: Pid, index: usize) {
+    pub fn gives_up(&mut self, pid: Pid, index: usize) {
+        self.processes[pid].holding.retain(|&other| other != index);
         if let Some(holding) = self.processes[pid].users[index].holding.take() {
-            self.history.over(self.now, holding.id);
+            self.history.released(self.now, holding.id);
         }
     }
 
     /// After everything that a process was told: has some holder's view changed?
     pub fn observe(&mut self, pid: Pid) {
-        for index in self.processes[pid].holding.clone() {
+        let mut next = 0;
+        while let Some(&index) = self.processes[pid].holding.get(next) {
+            next += 1;
             let process = &self.processes[pid];
             let Some(engine) = process.engine.as_ref() else { return };
             let (user, now) = (&process.users[index], process.local(self.now));
@@ -408,8 +467,8 @@ impl World {
     }
 
     fn free_handle(&mut self, pid: Pid, index: usize) {
-        self.processes[pid].holding.remove(&index);
-        self.stop_holding(pid, index);
+        self.gives_up(pid, index);
+        self.history.withdrawn(self.now, &Who(pid, index));
         let id = self.processes[pid].users[index].id;
         let tag = self.processes[pid].users[index].busy;
         let op = tag.and_then(|tag| self.processes[pid].ops.get_mut(&tag));
@@ -444,12 +503,19 @@ impl World {
         if self.processes[pid].users[index].busy == Some(tag) {
             self.processes[pid].users[index].busy = None;
         }
-        let kind = format!("{operation:?}");
-        let kind = kind.split([' ', '(']).next().unwrap_or_default();
-        match &result {
-            Ok(Answer::Acquired { .. }) => self.stats.count(&format!("{kind}: acquired")),
-            Ok(_) => self.stats.count(&format!("{kind}: ok")),
-            Err(error) => self.stats.count(&format!("{kind}: {:?}", error.status)),
+        self.stats.count(kind(operation), outcome(&result));
+        if self.deadline(pid, operation).is_some() {
+            let status = result.as_ref().map_or_else(|error| error.status, |_| Status::LockTimeout);
+            match status {
+                _ if matches!(result, Ok(Answer::Acquired { .. })) => {}
+                Status::Cancelled | Status::Closed | Status::AlreadyHeld => {
+                    self.history.withdrawn(self.now, &Who(pid, index));
+                }
+                _ => {
+                    let failed = self.history.failed(self.now, &Who(pid, index), outcome(&result));
+                    self.check(failed);
+                }
+            }
         }
         let judged = self.judge(pid, &op, operation, &result);
         if let Err(what) = judged {
@@ -481,13 +547,14 @@ impl World {
             return self.fail(format!("(f) acquired with token {token}, but left: {left:?}"));
         }
         let valid_until = process.global(now + left.unwrap_or(0));
-        let who = Acquisition { owner: user.owner, attempt: user.attempt }.to_string();
         let lock = user.lock;
-        let acquired = self.history.acquired(self.now, lock, who, op.started_at, token, valid_until);
+        let acquisition = Acquisition { owner: user.owner, attempt: user.attempt };
+        let acquired = self.history.acquired(self.now, Who(pid, index), token, valid_until);
         let Some(id) = self.check(acquired) else { return };
+        self.acquisitions.push(acquisition);
         self.processes[pid].users[index].holding =
             Some(Holding { id, token, valid_until, since: self.now, extended: false });
-        self.processes[pid].holding.insert(index);
+        self.processes[pid].holding.push(index);
         self.check_views(lock);
         if !op.main {
             // A second call on a handle that had just lost the lock: given back at once.
@@ -496,7 +563,7 @@ impl World {
     }
 
     pub fn told_lost(&mut self, pid: Pid, tag: u64, token: u64, error: &Error) {
-        self.stats.count("lost: told");
+        self.stats.count("lost", "told");
         let index = (u64::MAX - tag) as usize;
         let holding = self.processes[pid].users.get(index).and_then(|user| user.holding);
         let Some(holding) = holding.filter(|holding| holding.token == token) else {
@@ -505,8 +572,9 @@ impl World {
         if self.now < holding.valid_until && !self.history.is_exempt(holding.id) && !self.is_shortened(pid, index) {
             self.fail(format!("(a) lost while it was certainly held until {}: {error}", holding.valid_until));
         }
-        self.processes[pid].holding.remove(&index);
-        self.stop_holding(pid, index);
+        self.processes[pid].holding.retain(|&other| other != index);
+        self.processes[pid].users[index].holding = None;
+        self.history.lost(self.now, holding.id);
     }
 
     /// Did the user ask for a lease that is over already, before the answer has come?
@@ -592,7 +660,7 @@ impl World {
 
     /// Did the server lose data while the operation went on?
     fn is_disturbed_since(&self, pid: Pid, op: &Op) -> bool {
-        self.history.disturbed_since(self.processes[pid].users[op.user].lock, op.started_at)
+        self.history.disturbed_since(&self.processes[pid].users[op.user].lock, op.started_at)
     }
 
     fn judge_time(&self, process: &Process, op: &Op) -> std::result::Result<(), String> {

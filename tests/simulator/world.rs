@@ -5,19 +5,22 @@
 //! `process.rs` what `src/driver` does around an engine, `user.rs` what users do and may expect.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
+use dlock::engine::Action;
 use dlock::store::memory::server::MemoryServer;
 use dlock::store::name::{FENCE, Name};
 use dlock::store::{Acquisition, Holder};
+use dlock_history::checker::{History, HoldingId, Time};
 
-use super::history::{History, HoldingId, Time};
+use super::events::Events;
 use super::network::{Conn, ConnId, ToClient, ToServer};
 use super::plan::{Fault, MS, Plan, SECOND};
 use super::process::{Pid, Process};
 use super::rng::Rng;
 use super::trace::trace;
-use super::user::Act;
+use super::user::{Act, Who};
 
 /// The server's wall clock at time 0.
 const EPOCH_US: u64 = 1_790_000_000_000_000;
@@ -73,15 +76,30 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub events: u64,
-    pub counts: BTreeMap<String, u64>,
+    /// By what happened, and how.
+    pub counts: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Stats {
-    pub fn count(&mut self, what: &str) {
-        match self.counts.get_mut(what) {
-            Some(count) => *count += 1,
-            None => drop(self.counts.insert(what.to_string(), 1)),
+    pub fn count(&mut self, what: &'static str, how: &'static str) {
+        *self.counts.entry((what, how)).or_default() += 1;
+    }
+
+    pub fn add(&mut self, other: &Stats) {
+        self.events += other.events;
+        for (key, count) in &other.counts {
+            *self.counts.entry(*key).or_default() += count;
         }
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} events", self.events)?;
+        for ((what, how), count) in &self.counts {
+            write!(f, "\n  {count:>10} {what}: {how}")?;
+        }
+        Ok(())
     }
 }
 
@@ -96,7 +114,9 @@ pub struct World {
     pub processes: Vec<Process>,
     /// The live process of each locker of the plan.
     pub current: Vec<Option<Pid>>,
-    pub history: History,
+    pub history: History<usize, Who>,
+    /// What each holding of the history is to the server.
+    pub acquisitions: Vec<Acquisition>,
     /// Which handle an owner id belongs to.
     pub owners: BTreeMap<uuid::Uuid, (Pid, usize)>,
     /// Faults that last: until when.
@@ -105,8 +125,9 @@ pub struct World {
     pub calm_acquisitions: BTreeSet<Acquisition>,
     pub failure: Option<String>,
     pub stats: Stats,
-    events: BTreeMap<(Time, u64), Event>,
-    next_event: u64,
+    events: Events,
+    /// Empty, but for its room.
+    pub todo: Vec<Action<u64>>,
     next_uuid: u64,
     pub next_tag: u64,
     /// Since when each lock has been without a holder in calm, though somebody waits.
@@ -136,13 +157,14 @@ impl World {
             processes: Vec::new(),
             current: vec![None; plan.lockers.len()],
             history: History::default(),
+            acquisitions: Vec::new(),
+            todo: Vec::new(),
             owners: BTreeMap::new(),
             lasting: BTreeMap::new(),
             calm_acquisitions: BTreeSet::new(),
             failure: None,
             stats: Stats::default(),
-            events: BTreeMap::new(),
-            next_event: 0,
+            events: Events::default(),
             next_uuid: 1,
             next_tag: 1,
             unheld_since: vec![None; plan.names],
@@ -157,11 +179,9 @@ impl World {
         for slot in 0..self.plan.lockers.len() {
             self.start_process(slot);
         }
-        while let Some((&(at, seq), _)) = self.events.first_key_value()
-            && at <= until
-            && self.failure.is_none()
+        while self.failure.is_none()
+            && let Some((at, event)) = self.events.next(until)
         {
-            let event = self.events.remove(&(at, seq)).expect("just seen");
             self.now = at;
             self.happen(event);
         }
@@ -178,9 +198,9 @@ impl World {
         if !self.plan.faults.is_empty() {
             self.at(self.now, Event::Fault);
         }
-        while self.failure.is_none() {
-            let Some((&(at, seq), _)) = self.events.first_key_value() else { break };
-            let event = self.events.remove(&(at, seq)).expect("just seen");
+        while self.failure.is_none()
+            && let Some((at, event)) = self.events.next(Time::MAX)
+        {
             self.now = at;
             self.stats.events += 1;
             self.happen(event);
@@ -213,8 +233,7 @@ impl World {
     }
 
     pub fn at(&mut self, at: Time, event: Event) {
-        self.events.insert((at.max(self.now), self.next_event), event);
-        self.next_event += 1;
+        self.events.add(at.max(self.now), event);
     }
 
     pub fn after(&mut self, delay: Time, event: Event) {
@@ -223,9 +242,7 @@ impl World {
 
     /// Takes out, in order, what is under way to the server on a connection.
     pub fn take_arrivals(&mut self, of: ConnId) -> Vec<(Time, Event)> {
-        let is_of = |event: &Event| matches!(event, Event::ToServer(conn, ..) if *conn == of);
-        let keys: Vec<_> = self.events.iter().filter(|(_, event)| is_of(event)).map(|(&key, _)| key).collect();
-        keys.into_iter().filter_map(|key| Some((key.0, self.events.remove(&key)?))).collect()
+        self.events.take(|event| matches!(event, Event::ToServer(conn, ..) if *conn == of))
     }
 
     pub fn new_uuid(&mut self) -> uuid::Uuid {
@@ -251,7 +268,7 @@ impl World {
             Event::Write(holding) => {
                 let written = self.history.write(self.now, holding);
                 if let Some(accepted) = self.check(written) {
-                    self.stats.count(if accepted { "write accepted" } else { "write refused" });
+                    self.stats.count("write", if accepted { "accepted" } else { "refused" });
                 }
             }
             Event::Fault => self.strike(),
@@ -292,7 +309,7 @@ impl World {
     }
 
     pub fn inject(&mut self, fault: Fault, slot: usize) {
-        self.stats.count(&format!("fault {fault:?}"));
+        self.stats.count("fault", fault.name());
         trace!(self, "FAULT {fault:?} locker {slot}");
         let name = self.rng.below(self.names.len() as u64) as usize;
         match fault {
@@ -383,7 +400,7 @@ impl World {
     fn probe(&mut self) {
         for lock in 0..self.names.len() {
             let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
-            let held = self.history.valid(self.now, lock).next().is_some();
+            let held = self.history.valid(self.now, &lock).next().is_some();
             let since = self.unheld_since[lock].get_or_insert(self.now);
             if held || !waited_for {
                 self.unheld_since[lock] = None;
@@ -472,13 +489,10 @@ impl World {
     pub fn check_views(&mut self, lock: usize) {
         let holder = self.server.holder(self.now, self.names[lock].key());
         let mut wrong = None;
-        for (id, who) in self.history.valid(self.now, lock) {
-            let told = match &holder {
-                Holder::Acquisition(acquisition) => who == acquisition.to_string(),
-                _ => false,
-            };
-            if !told && !self.history.is_exempt(id) {
-                wrong = Some(format!("(a) views: {who} believes to hold lock {lock}, on the server: {holder:?}"));
+        for id in self.history.valid(self.now, &lock) {
+            let believes = self.acquisitions[id];
+            if holder != Holder::Acquisition(believes) && !self.history.is_exempt(id) {
+                wrong = Some(format!("(a) views: {believes} believes to hold lock {lock}, on the server: {holder:?}"));
             }
         }
         if let Some(wrong) = wrong {

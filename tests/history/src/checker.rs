@@ -123,7 +123,9 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         let forever = call.deadline.is_none_or(|deadline| now < deadline);
         if forever && (call.asked_at >= calm_at || now > calm_at + bound) {
             let (asked_at, lock) = (call.asked_at, &call.lock);
-            return Err(format!("(d) waiters: {who} asked for lock {lock} at {asked_at} in calm, and failed: {status}"));
+            return Err(format!(
+                "(d) waiters: {who} asked for lock {lock} at {asked_at} in calm, and failed: {status}"
+            ));
         }
         Ok(())
     }

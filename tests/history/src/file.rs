@@ -372,7 +372,10 @@ end at=100
         let one = "history 1\nasks at=1 lock=l by=a\nacquired at=2 lock=l by=a token=1 until=50\n";
         let other = "history 1\nacquired at=10 lock=l by=b token=2 until=40\nasks at=3 lock=l by=b\n";
         let found = violations(&[other, one]);
-        assert!(found.len() == 1 && found[0].starts_with("file:2: (a) overlap: b holds lock l, a holds it"), "{found:?}");
+        assert!(
+            found.len() == 1 && found[0].starts_with("file:2: (a) overlap: b holds lock l, a holds it"),
+            "{found:?}"
+        );
     }
 
     #[test]
