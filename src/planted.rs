@@ -83,6 +83,14 @@ bugs! {
     NoRecheckByTime,
     /// Closing leaves the locks held.
     CloseKeepsLocks,
+    /// A subscription that has fallen silent is not given up.
+    SilenceNotNoticed,
+    /// Who was offered the lock and let the claim run out stays first in the queue.
+    StoppedHeadStays,
+    /// A new connection does not lift the counter.
+    CounterNotLifted,
+    /// A new connection lifts the counter no higher where the server's data may be another's than before.
+    OtherDataIgnored,
 }
 
 #[cfg(not(feature = "planted-bugs"))]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::job::Job;
 use super::{Action, Config, HandleId, Lane, Map, Time};
+use crate::planted::{Bug, planted};
 use crate::store::{HandOff, Name, Request, RequestId, Seat};
 
 /// Claims are never longer than this.
@@ -306,7 +307,10 @@ impl<T: Clone> Core<T> {
             self.pings.clear();
             return;
         }
-        if self.subscription == Subscription::Up && self.silent_at().is_some_and(|at| at <= now) {
+        if self.subscription == Subscription::Up
+            && self.silent_at().is_some_and(|at| at <= now)
+            && !planted(Bug::SilenceNotNoticed)
+        {
             self.unsubscribed(now);
             self.out.push(Action::DropSubscription);
         }

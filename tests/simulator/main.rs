@@ -1,7 +1,7 @@
 //! The simulator: whole histories of several lockers, one server and a faulty network, from one seed each.
 //!
 //! `DLOCK_SEEDS=n` runs that many seeds, `DLOCK_SEED=n` one of them, with its trace if it fails; `DLOCK_TRACE=n` keeps
-//! that many of its last steps. With the feature `planted-bugs`, one test looks how many seeds it takes to find each bug of
+//! that many of its last steps, `DLOCK_THREADS=n` works on so many at once. With the feature `planted-bugs`, one test looks how many seeds it takes to find each bug of
 //! `src/planted.rs`: run it alone, since a planted bug is there for all tests of the process.
 
 mod events;
@@ -13,9 +13,14 @@ mod trace;
 mod user;
 mod world;
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
+
+use dlock_history::file::judge;
 
 use self::plan::Plan;
 use self::rng::Rng;
@@ -28,18 +33,22 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// The seed being run, and since when: an engine that never returns cannot be stopped, only be told of.
-static RUNNING: Mutex<Option<(u64, Instant)>> = Mutex::new(None);
+/// The seeds being run, and since when: an engine that never returns cannot be stopped, only be told of.
+static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
 const STUCK: Duration = Duration::from_secs(60);
+/// How often a long run says how far it is.
+const PROGRESS: Duration = Duration::from_secs(60);
+
+fn running() -> MutexGuard<'static, BTreeMap<u64, Instant>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let looks = || loop {
             std::thread::sleep(Duration::from_secs(1));
-            if let Some((seed, since)) = *RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-                && since.elapsed() > STUCK
-            {
+            if let Some((seed, _)) = running().iter().find(|(_, since)| since.elapsed() > STUCK) {
                 eprintln!(
                     "seed {seed}: the engine does not return; DLOCK_SEED={seed} cargo test --test simulator histories"
                 );
@@ -53,9 +62,9 @@ fn watch() {
 fn run(seed: u64, keep: usize) -> Result<Stats, String> {
     watch();
     trace::start(keep);
-    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some((seed, Instant::now()));
+    running().insert(seed, Instant::now());
     let result = run_seed(seed);
-    *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    running().remove(&seed);
     result
 }
 
@@ -84,34 +93,104 @@ fn report(seed: u64, failure: &str) -> String {
     text + &format!("seed {seed}: {failure}\nrun it again: DLOCK_SEED={seed} cargo test --test simulator histories\n")
 }
 
+/// What many histories showed.
+#[derive(Default)]
+struct Runs {
+    done: u64,
+    all: Stats,
+    failed: Vec<(u64, String)>,
+    told_at: Option<Instant>,
+}
+
+impl Runs {
+    fn add(&mut self, seed: u64, result: Result<Stats, String>, of: u64, begun: Instant) {
+        self.done += 1;
+        match result {
+            Ok(stats) => self.all.add(&stats),
+            Err(failure) => self.failed.push((seed, failure)),
+        }
+        if self.told_at.unwrap_or(begun).elapsed() > PROGRESS {
+            self.told_at = Some(Instant::now());
+            let rate = self.done as f64 / begun.elapsed().as_secs_f64();
+            println!("{} of {of} histories, {rate:.0} a second, {} failed", self.done, self.failed.len());
+        }
+    }
+}
+
+/// Runs those seeds, on as many threads as `DLOCK_THREADS` says or the machine has.
+fn run_all(first: u64, seeds: u64) -> Runs {
+    let (next, begun, runs) = (AtomicU64::new(first), Instant::now(), Mutex::new(Runs::default()));
+    let threads = number("DLOCK_THREADS")
+        .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |n| n as usize);
+    let works = || loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= first + seeds {
+            return;
+        }
+        let result = run(seed, 0);
+        let stop = result.is_err() && std::env::var_os("DLOCK_STOP").is_some();
+        runs.lock().unwrap_or_else(PoisonError::into_inner).add(seed, result, seeds, begun);
+        if stop {
+            next.store(first + seeds, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(works);
+        }
+    });
+    let runs = runs.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let rate = runs.done as f64 / begun.elapsed().as_secs_f64();
+    println!("{} histories, {rate:.0} a second on {threads} threads", runs.done);
+    runs
+}
+
 #[test]
 fn histories_of_many_seeds_show_no_violation() {
     let one = number("DLOCK_SEED");
     let first = one.or_else(|| number("DLOCK_FIRST_SEED")).unwrap_or(0);
     let seeds = one.map_or_else(|| number("DLOCK_SEEDS").unwrap_or(SEEDS), |_| 1);
-    let mut all = Stats::default();
-    let mut failed = Vec::new();
-    for seed in first..first + seeds {
-        match run(seed, 0) {
-            Ok(stats) => {
-                all.add(&stats);
-            }
-            Err(failure) => {
-                failed.push((seed, failure));
-                if std::env::var_os("DLOCK_STOP").is_some() {
-                    break;
-                }
-            }
-        }
-    }
-    println!("{seeds} histories");
-    println!("{all}");
-    for (seed, failure) in failed.iter().skip(1).take(40) {
+    let mut runs = run_all(first, seeds);
+    println!("{}", runs.all);
+    runs.failed.sort();
+    for (seed, failure) in runs.failed.iter().skip(1).take(40) {
         println!("also seed {seed}: {failure}");
     }
-    if let Some((seed, failure)) = failed.first() {
-        println!("{} of {seeds} seeds failed", failed.len());
+    if let Some((seed, failure)) = runs.failed.first() {
+        println!("{} of {} seeds failed", runs.failed.len(), runs.done);
         panic!("{}", report(*seed, failure));
+    }
+}
+
+/// A place to write a history to, which can be read afterwards.
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// With `DLOCK_HISTORY=file` the last of these histories is written there, as an example of the format.
+#[test]
+fn a_history_is_judged_the_same_when_it_is_read_from_a_file() {
+    for seed in 0..50 {
+        let (mut world, sink) = (World::new(seed), Sink::default());
+        world.history.record(Box::new(sink.clone()));
+        let counts = world.run_and_count().unwrap_or_else(|failure| panic!("seed {seed}: {failure}"));
+        let bytes = std::mem::take(&mut *sink.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let text = String::from_utf8(bytes).expect("text");
+        let verdict = judge([("history", text.as_str())]).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        assert_eq!((verdict.violations.as_slice(), verdict.counts), (&[][..], counts), "seed {seed}");
+        assert!(counts.acquisitions > 0, "seed {seed}");
+        if let Some(path) = std::env::var_os("DLOCK_HISTORY") {
+            std::fs::write(path, text).expect("the history can be written");
+        }
     }
 }
 

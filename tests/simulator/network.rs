@@ -15,6 +15,9 @@ use super::world::{Event, Phase, World};
 
 pub type ConnId = usize;
 
+/// Of a million answers in a calm where connections end, so many find their connection ended.
+const LOST_IN_CALM_PPM: u64 = 4_000;
+
 #[derive(Clone, Debug)]
 pub enum ToServer {
     Request(RequestId, Box<Request>),
@@ -59,6 +62,13 @@ pub struct Conn {
     last_to_client: Time,
     /// Requests without a reply, with the client's time of sending.
     pub pending: VecDeque<(RequestId, Time)>,
+}
+
+impl Conn {
+    /// Does nothing come from the server any more, though the client has not been told?
+    pub fn is_silent(&self) -> bool {
+        self.mute
+    }
 }
 
 impl World {
@@ -119,6 +129,9 @@ impl World {
         let breaks = self.phase == Phase::Faults && self.rng.chance(self.plan.break_ppm);
         if breaks {
             self.break_conn(conn);
+        }
+        if self.phase == Phase::Calm && self.plan.gentle && self.rng.chance(LOST_IN_CALM_PPM) {
+            self.end_conn(conn); // what was carried out is not answered
         }
         let c = &mut self.conns[conn];
         if c.mute {
@@ -268,7 +281,7 @@ impl World {
         let mut published = Vec::new();
         let reply = match self.refuse(request) {
             Some(reply) => reply,
-            None => self.server.execute(self.now, request, &mut published),
+            None => self.server.execute(self.server_now(), request, &mut published),
         };
         trace!(
             self,
@@ -281,8 +294,10 @@ impl World {
         let lock = self.lock_of(request);
         self.check_views(lock);
         self.send_back(conn, ToClient::Reply(id, reply));
+        self.offered.remove(&request.acquisition);
         for (channel, push) in published {
             trace!(self, "server: publishes on {channel} {push:?}");
+            self.note_offer(&push);
             let twice = self.phase == Phase::Faults && self.rng.chance(self.plan.duplicate_ppm);
             for other in self.subscriptions_of(&channel) {
                 self.send_back(other, ToClient::Push(push.clone()));
@@ -291,6 +306,29 @@ impl World {
                     self.send_back(other, ToClient::Push(push.clone()));
                 }
             }
+        }
+    }
+
+    /// Who was offered the lock and has not been heard of since is not offered it again (rule 8): it would cost everybody
+    /// else a claim each time.
+    fn note_offer(&mut self, push: &Push) {
+        if let Push::HandOff { hand_off, .. } = push
+            && !self.offered.insert(hand_off.acquisition)
+        {
+            self.fail(format!("(d) waiters: {} is offered the lock again, and was silent", hand_off.acquisition));
+        }
+    }
+
+    /// The server restarts: what has not arrived never does, and nobody is subscribed.
+    pub fn restart_server(&mut self) {
+        self.server_life += 1;
+        self.offered.clear();
+        for conn in 0..self.conns.len() {
+            self.break_conn(conn);
+            self.server_drops(conn);
+        }
+        for lock in 0..self.names.len() {
+            self.history.disturbed(self.now, lock);
         }
     }
 
@@ -316,7 +354,7 @@ impl World {
         }
         if self.is_lasting(Fault::OutOfMemory) {
             let oom = error(ErrorClass::Memory, "OOM command not allowed");
-            let key = self.server.holder(self.now, request.name.key());
+            let key = self.server.holder(self.server_now(), request.name.key());
             let others = matches!(&key, dlock::store::Holder::Acquisition(a) if a.owner != request.acquisition.owner);
             match request.op {
                 Op::Try { .. } => return Some(Reply::Error(oom)),

@@ -24,9 +24,13 @@ pub enum Fault {
     Flush,
     QueueLost,
     KeyLost,
+    RestartEmpty,
+    RestartOld,
+    ClockForward,
+    ClockBack,
 }
 
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 19] = [
     Fault::BreakCommand,
     Fault::BreakRenewal,
     Fault::BreakSubscription,
@@ -42,9 +46,17 @@ pub const FAULTS: [Fault; 15] = [
     Fault::Flush,
     Fault::QueueLost,
     Fault::KeyLost,
+    Fault::RestartEmpty,
+    Fault::RestartOld,
+    Fault::ClockForward,
+    Fault::ClockBack,
 ];
 
 impl Fault {
+    /// Losses of the counter beside each other, or beside a clock that went back, may let tokens fall (guarantees, 2): of
+    /// these groups a history has one.
+    const APART: [&[Fault]; 3] = [&[Fault::Flush], &[Fault::RestartEmpty, Fault::RestartOld], &[Fault::ClockBack]];
+
     pub fn name(self) -> &'static str {
         match self {
             Fault::BreakCommand => "command connection breaks",
@@ -62,6 +74,10 @@ impl Fault {
             Fault::Flush => "flush",
             Fault::QueueLost => "queue is lost",
             Fault::KeyLost => "lock's key is lost",
+            Fault::RestartEmpty => "server restarts without data",
+            Fault::RestartOld => "server restarts with old data",
+            Fault::ClockForward => "server's clock jumps forward",
+            Fault::ClockBack => "server's clock jumps back",
         }
     }
 }
@@ -98,6 +114,8 @@ pub struct Plan {
     pub calm_for_us: u64,
     /// Do connections end in calm, noticed at once?
     pub gentle: bool,
+    /// How far the counter is ahead of the server's clock at first.
+    pub counter_ahead: u64,
     /// Does everybody just wait, and who holds hold on?
     pub wait_only: bool,
 }
@@ -111,6 +129,10 @@ impl Plan {
         if rng.chance(100_000) {
             faults.clear();
         }
+        let kept = *rng.pick(&Fault::APART);
+        faults.retain(|fault| kept.contains(fault) || !Fault::APART.iter().any(|apart| apart.contains(fault)));
+        let restarts = faults.iter().any(|fault| matches!(fault, Fault::RestartEmpty | Fault::RestartOld));
+        let newcomers = faults.iter().any(|fault| matches!(fault, Fault::Crash | Fault::Close));
         let some = |rng: &mut Rng, highest: u64| if rng.flip() { 0 } else { rng.range(highest / 10, highest) };
         Plan {
             lockers,
@@ -127,8 +149,10 @@ impl Plan {
             cancel_ppm: some(rng, 400_000),
             free_ppm: some(rng, 100_000),
             faults_for_us: rng.range(SECOND, 5 * SECOND),
-            calm_for_us: rng.range(SECOND / 2, SECOND),
+            calm_for_us: rng.range(SECOND / 4, SECOND / 2),
             gentle: rng.flip(),
+            // A newcomer has seen no token: after a restart without data it would begin at the clock (guarantees, 2).
+            counter_ahead: if restarts && !newcomers { rng.below(60 * SECOND) } else { 0 },
             wait_only: false,
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use dlock::engine::{Action, Config, Engine, Lane};
-use dlock::store::{Push, RequestId};
+use dlock::store::RequestId;
 use dlock_history::checker::Time;
 
 use super::network::{ConnId, ToClient, ToServer, Use};
@@ -50,11 +50,21 @@ pub struct Process {
     /// The local clock showed this at time 0.
     clock_at_0: Time,
     actions: (Time, u32),
+    /// What its store remembers: the highest number that the counter had, and which life of the server that was.
+    highest_seen: u64,
+    server_life: Option<u64>,
+    /// Since when its subscription has been silent while somebody waited.
+    silent_since: Option<Time>,
 }
 
 impl Process {
     pub fn is_drained(&self) -> bool {
         self.engine.as_ref().is_none_or(Engine::is_drained)
+    }
+
+    /// Has a connection told its store where the counter stands?
+    pub fn has_seen_counter(&self) -> bool {
+        self.server_life.is_some()
     }
 
     /// Its clock, which may run faster or slower than the server's.
@@ -111,6 +121,9 @@ impl World {
             wake: 0,
             clock_at_0,
             actions: (0, 0),
+            highest_seen: 0,
+            server_life: None,
+            silent_since: None,
             plan,
         });
         self.current[slot] = Some(pid);
@@ -256,8 +269,26 @@ impl World {
         let result = f(engine, now);
         self.perform(pid);
         self.observe(pid);
+        self.check_silence(pid);
         self.plan_wake(pid);
         Some(result)
+    }
+
+    /// While somebody waits, the subscription is pinged each quarter of a claim, and given up when a pong stays out for a
+    /// response timeout (rule 6).
+    fn check_silence(&mut self, pid: Pid) {
+        let process = &self.processes[pid];
+        let awaits = |engine: &Engine<u64>| process.users.iter().any(|user| engine.awaits_message(user.id));
+        let silent = process.subscription.filter(|&conn| self.conns[conn].is_silent());
+        let Some(conn) = silent.filter(|_| process.engine.as_ref().is_some_and(awaits)) else {
+            return self.processes[pid].silent_since = None;
+        };
+        let bound = process.plan.lease_ms.min(3_000) * MS / 4 + process.plan.response_timeout_ms * MS + SECOND / 2;
+        let since = process.silent_since.unwrap_or(self.now).max(process.stopped_at);
+        if self.now > since + bound {
+            self.fail(format!("(f) {} has been silent since {since}, unnoticed", self.conn_label(conn)));
+        }
+        self.processes[pid].silent_since = Some(since);
     }
 
     fn perform(&mut self, pid: Pid) {
@@ -402,8 +433,7 @@ impl World {
         trace!(self, "locker {pid}: link {index} {}", if ok { "is up" } else { "cannot connect" });
         if ok {
             if self.processes[pid].links[index].is_none() {
-                let highest = self.processes[pid].engine.as_ref().map_or(0, Engine::highest_token);
-                self.server.floor(self.now, highest);
+                self.lift_counter(pid);
                 self.processes[pid].links[index] = Some(self.new_conn(pid, Use::Link(index)));
             }
             if index < COMMAND_LINKS {
@@ -412,6 +442,15 @@ impl World {
         } else if index < COMMAND_LINKS {
             self.tell(pid, |engine, now| engine.link_failed(now, "cannot connect"));
         }
+    }
+
+    /// What the store does on each new connection (`floor.lua`).
+    fn lift_counter(&mut self, pid: Pid) {
+        let (now, life) = (self.server_now(), self.server_life);
+        let process = &mut self.processes[pid];
+        let highest = process.engine.as_ref().map_or(0, Engine::highest_token).max(process.highest_seen);
+        let other_data = process.server_life.replace(life).is_some_and(|known| known != life);
+        process.highest_seen = highest.max(self.server.floor(now, highest, other_data).unwrap_or(0));
     }
 
     pub fn break_link(&mut self, pid: Pid, index: usize) {
@@ -496,12 +535,11 @@ impl World {
                 let asked_at = self.processes[pid].asked_at;
                 self.tell(pid, |engine, now| engine.subscribed(now, asked_at));
             }
-            ToClient::Push(push) => self.pushed(pid, push),
+            ToClient::Push(push) => {
+                self.processes[pid].silent_since = None; // on its way for long
+                self.tell(pid, |engine, now| engine.push(now, push));
+            }
         }
-    }
-
-    fn pushed(&mut self, pid: Pid, push: Push) {
-        self.tell(pid, |engine, now| engine.push(now, push));
     }
 
     pub fn act_later(&mut self, pid: Pid, index: usize, delay: Time, act: Act) {

@@ -175,7 +175,7 @@ impl World {
 
     fn think(&mut self, pid: Pid, index: usize) {
         let delay = match self.phase {
-            Phase::Settling => self.rng.range(200 * MS, 2 * SECOND),
+            Phase::Settling => self.rng.range(500 * MS, 4 * SECOND),
             _ => self.rng.below(2 * self.plan.think_us),
         };
         self.act_later(pid, index, delay, Act::Next);
@@ -312,7 +312,7 @@ impl World {
         }
         let after = if self.rng.chance(self.plan.free_ppm) { Act::Free } else { Act::Release };
         self.act_later(pid, index, hold, after);
-        for (act, per_million) in [(Act::Extend, 100_000), (Act::Write, 500_000), (Act::Write, 500_000)] {
+        for (act, per_million) in [(Act::Extend, 100_000), (Act::Write, 500_000), (Act::Write, 200_000)] {
             if self.rng.chance(per_million) {
                 let delay = self.rng.below(hold);
                 self.act_later(pid, index, delay, act);

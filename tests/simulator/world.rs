@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use dlock::engine::Action;
 use dlock::store::memory::server::MemoryServer;
-use dlock::store::name::{FENCE, Name};
+use dlock::store::name::Name;
 use dlock::store::{Acquisition, Holder};
-use dlock_history::checker::{History, HoldingId, Time};
+use dlock_history::checker::{Counts, History, HoldingId, Time};
 
 use super::events::Events;
 use super::network::{Conn, ConnId, ToClient, ToServer};
@@ -24,6 +24,8 @@ use super::user::{Act, Who};
 
 /// The server's wall clock at time 0.
 const EPOCH_US: u64 = 1_790_000_000_000_000;
+/// How far the server's clock is ahead of the world's at first, so that it can go back.
+const CLOCK_AT_0: Time = 100_000 * SECOND;
 /// After the last fault: until then everything has expired, been noticed, reconnected and asked again.
 const SETTLE_US: Time = 16 * SECOND;
 /// In calm, a lock that somebody waits for is without a holder at most so long.
@@ -109,6 +111,14 @@ pub struct World {
     pub plan: Plan,
     pub phase: Phase,
     pub server: MemoryServer,
+    /// How far the server's clock is ahead of the world's, now and at most; which life of the server this is.
+    server_clock: Time,
+    highest_clock: Time,
+    pub server_life: u64,
+    /// What it would have, if it restarted from what is on its disk.
+    old_data: Option<MemoryServer>,
+    /// Who was offered a lock and has not been heard of since.
+    pub offered: BTreeSet<Acquisition>,
     pub names: Vec<Arc<Name>>,
     pub conns: Vec<Conn>,
     pub processes: Vec<Process>,
@@ -146,12 +156,21 @@ impl World {
     }
 
     pub fn with_plan(plan: Plan, rng: Rng) -> Self {
+        let mut server = MemoryServer::new(EPOCH_US - CLOCK_AT_0);
+        if plan.counter_ahead > 0 {
+            server.set_counter(EPOCH_US + plan.counter_ahead);
+        }
         let names = (0..plan.names).map(|n| Arc::new(Name::new(&format!("lock{n}"), "sim").expect("legal"))).collect();
         World {
             now: SECOND,
             rng,
             phase: Phase::Faults,
-            server: MemoryServer::new(EPOCH_US),
+            server,
+            server_clock: CLOCK_AT_0,
+            highest_clock: CLOCK_AT_0,
+            server_life: 0,
+            old_data: None,
+            offered: BTreeSet::new(),
             names,
             conns: Vec::new(),
             processes: Vec::new(),
@@ -187,8 +206,19 @@ impl World {
         }
     }
 
+    /// Runs the history to its end, and says what the checker counted.
+    pub fn run_and_count(mut self) -> Result<Counts, String> {
+        self.play()?;
+        Ok(self.history.counts)
+    }
+
     /// Runs the history to its end.
     pub fn run(mut self) -> Result<Stats, String> {
+        self.play()?;
+        Ok(self.stats)
+    }
+
+    fn play(&mut self) -> Result<(), String> {
         trace!(self, "{:?}", self.plan);
         for slot in 0..self.plan.lockers.len() {
             self.start_process(slot);
@@ -208,9 +238,9 @@ impl World {
                 self.fail("(g) three million events: something does not come to rest".to_string());
             }
         }
-        match self.failure {
+        match self.failure.take() {
             None if self.phase != Phase::Over => Err(format!("the history stopped in {:?}", self.phase)),
-            None => Ok(self.stats),
+            None => Ok(()),
             Some(failure) => Err(failure),
         }
     }
@@ -279,6 +309,22 @@ impl World {
         }
     }
 
+    /// The server's clock.
+    pub fn server_now(&self) -> Time {
+        self.now + self.server_clock
+    }
+
+    /// The server's clock jumps. Forward: every lease loses that much, and some end before their time.
+    fn step_clock(&mut self, ahead: Time) {
+        if ahead > self.server_clock {
+            for lock in 0..self.names.len() {
+                self.history.disturbed(self.now, lock);
+            }
+        }
+        self.server_clock = ahead;
+        self.highest_clock = self.highest_clock.max(ahead);
+    }
+
     /// A fault strikes, and the next one is planned.
     fn strike(&mut self) {
         match self.phase {
@@ -288,6 +334,9 @@ impl World {
         }
         let fault = *self.rng.pick(&self.plan.faults.clone());
         let slot = self.rng.below(self.current.len() as u64) as usize;
+        if self.plan.faults.contains(&Fault::RestartOld) && self.rng.flip() {
+            self.old_data = Some(self.server.clone());
+        }
         self.inject(fault, slot);
         let pause = self.rng.below(2 * self.plan.fault_every_us);
         self.after(pause, Event::Fault);
@@ -309,7 +358,11 @@ impl World {
     }
 
     pub fn inject(&mut self, fault: Fault, slot: usize) {
+        if matches!(fault, Fault::RestartEmpty | Fault::RestartOld) && !self.may_restart() {
+            return;
+        }
         self.stats.count("fault", fault.name());
+        self.history.fault(self.now, fault.name());
         trace!(self, "FAULT {fault:?} locker {slot}");
         let name = self.rng.below(self.names.len() as u64) as usize;
         match fault {
@@ -322,6 +375,21 @@ impl World {
                 for lock in 0..self.names.len() {
                     self.history.disturbed(self.now, lock);
                 }
+            }
+            Fault::RestartEmpty => {
+                self.restart_server();
+                self.server.flush();
+            }
+            Fault::RestartOld => {
+                self.restart_server();
+                if let Some(old) = self.old_data.take() {
+                    self.server.restart_from(&old);
+                }
+            }
+            Fault::ClockForward | Fault::ClockBack => {
+                let by = *self.rng.pick(&[SECOND, 10 * SECOND, 3_600 * SECOND]);
+                let ahead = self.server_clock;
+                self.step_clock(if fault == Fault::ClockForward { ahead + by } else { ahead.saturating_sub(by) });
             }
             Fault::QueueLost => self.server.remove(self.names[name].waiters()),
             Fault::KeyLost => {
@@ -339,6 +407,12 @@ impl World {
                 self.break_conn(conn);
             }
         }
+    }
+
+    /// Once in a history (`Fault::APART`), and where the counter is ahead of the clock, only when every locker has seen it.
+    fn may_restart(&self) -> bool {
+        let mut processes = self.current.iter().flatten().map(|&pid| &self.processes[pid]);
+        self.server_life == 0 && (self.plan.counter_ahead == 0 || processes.all(Process::has_seen_counter))
     }
 
     fn last(&mut self, fault: Fault, longest: Time) {
@@ -382,11 +456,13 @@ impl World {
             Phase::Faults => {}
             Phase::Settling => {
                 self.lasting.clear();
+                self.step_clock(self.highest_clock); // what was set while it was behind would live for too long
                 self.after(SETTLE_US / 4, Event::NoticeAll);
                 self.after(SETTLE_US, Event::Phase(Phase::Calm));
             }
             Phase::Calm => {
                 self.after(self.plan.calm_for_us, Event::Phase(Phase::Draining));
+                self.history.calm(self.now, self.plan.calm_for_us + SERVED_MAX_US);
                 self.at(self.now, Event::Probe);
                 self.after(50 * MS, Event::Fault);
                 self.wake_users();
@@ -401,13 +477,12 @@ impl World {
         for lock in 0..self.names.len() {
             let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
             let held = self.history.valid(self.now, &lock).next().is_some();
-            let since = self.unheld_since[lock].get_or_insert(self.now);
+            let since = *self.unheld_since[lock].get_or_insert(self.now);
             if held || !waited_for {
                 self.unheld_since[lock] = None;
-            } else if self.now - *since > UNHELD_MAX_US {
-                let holder = self.server.holder(self.now, self.names[lock].key());
-                let queue = self.server.queue(self.now, self.names[lock].waiters());
-                let since = *since;
+            } else if self.now - since > UNHELD_MAX_US {
+                let holder = self.server.holder(self.server_now(), self.names[lock].key());
+                let queue = self.server.queue(self.server_now(), self.names[lock].waiters());
                 let what = format!(
                     "(d) waiters: lock {lock} has had no valid holder since {since}; on the server: {holder:?}, {queue:?}"
                 );
@@ -433,7 +508,7 @@ impl World {
     fn probe_queues(&mut self) {
         let mut left = BTreeMap::new();
         for name in self.names.clone() {
-            for entry in self.server.queue(self.now, name.waiters()) {
+            for entry in self.server.queue(self.server_now(), name.waiters()) {
                 let acquisition = Acquisition::parse(entry.member.split('@').next().unwrap_or_default());
                 let calm = acquisition.filter(|acquisition| self.calm_acquisitions.contains(acquisition));
                 if calm.and_then(|acquisition| self.is_wanted(acquisition)) == Some(false) {
@@ -465,29 +540,30 @@ impl World {
             }
         }
         for name in self.names.clone() {
-            if let Holder::Acquisition(acquisition) = self.server.holder(self.now, name.key())
+            if let Holder::Acquisition(acquisition) = self.server.holder(self.server_now(), name.key())
                 && self.calm_acquisitions.contains(&acquisition)
             {
                 return self.fail(format!("(e) key space: {} still belongs to {acquisition}", name.key()));
             }
-            for entry in self.server.queue(self.now, name.waiters()) {
+            for entry in self.server.queue(self.server_now(), name.waiters()) {
                 let text = entry.member.split('@').next().unwrap_or_default();
                 if Acquisition::parse(text).is_some_and(|acquisition| self.calm_acquisitions.contains(&acquisition)) {
                     return self.fail(format!("(e) key space: {text} is still in the queue of {}", name.key()));
                 }
             }
         }
-        let late = self.now + FORGOTTEN_US;
-        let left: Vec<String> = self.server.keys(late).into_iter().filter(|key| key != FENCE).collect();
-        if !left.is_empty() {
-            self.fail(format!("(e) key space: left over for good: {left:?}"));
+        for key in self.server.keys(self.server_now() + FORGOTTEN_US) {
+            let checked = self.history.left(self.now, &key);
+            self.check(checked);
         }
+        let ended = self.history.end(self.now);
+        self.check(ended);
         self.events.clear();
     }
 
     /// After a step of the server: everybody who believes to hold a lock is its holder there (invariant 3).
     pub fn check_views(&mut self, lock: usize) {
-        let holder = self.server.holder(self.now, self.names[lock].key());
+        let holder = self.server.holder(self.server_now(), self.names[lock].key());
         let mut wrong = None;
         for id in self.history.valid(self.now, &lock) {
             let believes = self.acquisitions[id];

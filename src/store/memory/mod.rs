@@ -54,7 +54,7 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn connect(&self, highest_token: u64) -> Result<Box<dyn Connection>, Unreachable> {
-        self.shared.lock().server.floor(clock::now(), highest_token);
+        self.shared.lock().server.floor(clock::now(), highest_token, false);
         Ok(Box::new(MemoryConnection { shared: Arc::clone(&self.shared), replies: Vec::new() }))
     }
 

@@ -20,6 +20,8 @@ const QUEUE_LIFE_IN_RECHECKS: u64 = 3;
 const RECHECK_US: u64 = 18_750_000;
 /// How much each waiter stretches the re-check, in microseconds.
 const RECHECK_PER_WAITER_US: u64 = 2_500;
+/// How far above the highest number seen the counter is lifted where the data may be another's.
+const OTHER_DATA_MARGIN: u64 = 1 << 24;
 /// The maps are searched for expired keys when they have grown to twice what the last search left, and to this.
 const SWEEP_AT_LEAST: usize = 1024;
 
@@ -89,9 +91,15 @@ impl MemoryServer {
     }
 
     /// What a locker does before its first draw on a connection: lifts the counter above the server's clock and the
-    /// highest token that the locker has seen (rule 5). A counter that is no integer is left alone: draws fail.
-    pub fn floor(&mut self, now_us: u64, highest_token: u64) {
-        self.counter = self.counter.map(|counter| counter.max(self.clock_us(now_us)).max(highest_token));
+    /// highest number that the locker has seen, and far above that where the data may be another's than when it saw it
+    /// (rule 5). A counter that is no integer is left alone: draws fail. Answers the counter.
+    pub fn floor(&mut self, now_us: u64, highest_seen: u64, other_data: bool) -> Option<u64> {
+        let margin = if other_data && !planted(Bug::OtherDataIgnored) { OTHER_DATA_MARGIN } else { 0 };
+        let least = self.clock_us(now_us).max(highest_seen + margin);
+        if !planted(Bug::CounterNotLifted) {
+            self.counter = self.counter.map(|counter| counter.max(least));
+        }
+        self.counter
     }
 
     /// Carries out one step, and appends what it publishes, with the channel, to `published`.
@@ -126,6 +134,11 @@ impl MemoryServer {
         self.keys.clear();
         self.queues.clear();
         self.counter = Some(0);
+    }
+
+    /// A restart with the data of an earlier instant; nobody is subscribed.
+    pub fn restart_from(&mut self, earlier: &MemoryServer) {
+        *self = MemoryServer { channels: HashMap::new(), ..earlier.clone() };
     }
 
     /// Forgets a key or a queue, as a program that deletes it, an eviction, or an expiry would.
@@ -339,7 +352,7 @@ impl Batch<'_> {
             if member.channel == self.request.seat.channel {
                 return Some((member, Some(hand_off))); // Alive whatever its mark: it is we who ask (rule 8).
             }
-            if score.marked {
+            if score.marked && !planted(Bug::StoppedHeadStays) {
                 self.judge(&member.channel);
                 continue;
             }

@@ -38,7 +38,7 @@ impl World {
     /// A server with a lifted counter, to which lockers `A`, `B` and `C` are subscribed.
     fn new() -> Self {
         let mut server = MemoryServer::new(EPOCH_US);
-        server.floor(0, 0);
+        server.floor(0, 0, false);
         ["A", "B", "C"].iter().for_each(|channel| server.subscribe(channel));
         let name = Arc::new(Name::new("lock", "group").unwrap());
         World { server, name, now_us: 1, published: Vec::new() }
@@ -254,11 +254,11 @@ fn rule_5_a_try_below_the_floor_is_not_lifted_but_every_other_draw_is() {
 fn rule_5_a_connection_lifts_the_counter_above_the_clock_and_what_its_locker_has_seen() {
     let mut world = World::new();
     world.server.flush();
-    world.server.floor(7, 0);
+    world.server.floor(7, 0, false);
     assert_eq!(world.server.counter(), Some(EPOCH_US + 7));
-    world.server.floor(7, EPOCH_US + 1_000);
+    world.server.floor(7, EPOCH_US + 1_000, false);
     assert_eq!(world.server.counter(), Some(EPOCH_US + 1_000));
-    world.server.floor(8, 0);
+    world.server.floor(8, 0, false);
     assert_eq!(world.server.counter(), Some(EPOCH_US + 1_000), "never lowered");
 }
 

@@ -243,6 +243,11 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         Ok(true)
     }
 
+    /// A fault begins: for those who read the history.
+    pub fn fault(&mut self, now: Time, kind: &str) {
+        self.note(|| Event::Faults { at: now, kind });
+    }
+
     /// From now on there are no faults: who asks gets the lock within that time.
     pub fn calm(&mut self, now: Time, bound: Time) {
         self.note(|| Event::Calm { at: now, bound });
