@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sim planted header fmt servers clean
+.PHONY: help build demo test bench soak sim planted history header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,11 +30,14 @@ planted: ## how many seeds the simulator takes to find each planted bug, up to S
 	DLOCK_SEEDS=$(or $(SEEDS),30000) $(CARGO) test --locked --release --features planted-bugs \
 		--target-dir target/planted --test simulator every_planted_bug_is_found -- --exact --nocapture
 
+history: ## judge a recorded history: FILES="a b …"
+	@$(CARGO) run --locked --quiet --package dlock-history -- $(FILES)
+
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header
 
 fmt: ## format the sources
-	$(CARGO) fmt
+	$(CARGO) fmt --all
 
 servers: ## fetch the servers of the conformance tests into target/servers/
 	@$(PYTHON) tools/servers.py all

@@ -32,14 +32,14 @@ PYTHON_FILES = sorted(str(path.relative_to(ROOT)) for directory in ("tools", "te
 # in, without which there is no such step yet (`where`), or the file (`needs`).
 Step = namedtuple("Step", "name command seconds count where needs", defaults=("exit", ".", None))
 STEPS = [
-    Step("rustfmt", ["cargo", "fmt", "--", "--check", "--color", "never"], 60),
+    Step("rustfmt", ["cargo", "fmt", "--all", "--", "--check", "--color", "never"], 60),
     Step("python", [PYTHON, "-m", "py_compile"] + PYTHON_FILES, 60),
     Step("check itself", [PYTHON, "tools/check_test.py"], 120, "lines"),
     Step("servers", [PYTHON, "tools/servers.py", "check"], 300, "lines"),
-    Step("clippy", ["cargo", "clippy", "--locked", "--all-targets", "--", "-D", "warnings"], 420),
+    Step("clippy", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], 420),
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
-    Step("cargo test", ["cargo", "test", "--locked", "--no-fail-fast"], 600, "cargo"),
+    Step("cargo test", ["cargo", "test", "--locked", "--workspace", "--no-fail-fast"], 600, "cargo"),
     Step("simulator", ["env", "DLOCK_SEEDS=10000", "cargo", "test", "--locked", "--release", "--test", "simulator"], 300, "cargo"),
     # A directory of its own: the library with planted bugs must never be in target/release.
     Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",
