@@ -3,10 +3,10 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sim planted history header fmt servers clean
+.PHONY: help build demo test bench soak sim planted history reliability header fmt servers clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
@@ -29,6 +29,9 @@ sim: ## SEEDS simulated histories (100000), each from its own seed
 planted: ## how many seeds the simulator takes to find each planted bug, up to SEEDS (30000)
 	DLOCK_SEEDS=$(or $(SEEDS),30000) $(CARGO) test --locked --release --features planted-bugs \
 		--target-dir target/planted --test simulator every_planted_bug_is_found -- --exact --nocapture
+
+reliability: ## measure what docs/reliability.md shows, and write it there; SEEDS simulated histories (100000)
+	@$(PYTHON) tools/reliability.py --seeds $(or $(SEEDS),100000)
 
 history: ## judge a recorded history: FILES="a b …"
 	@$(CARGO) run --locked --quiet --package dlock-history -- $(FILES)

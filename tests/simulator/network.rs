@@ -163,7 +163,7 @@ impl World {
         let c = &mut self.conns[conn];
         (c.broken, c.cut, c.ghost_delay, c.mute) = (true, cut, ghost_delay, mute);
         self.processes[pid].disturbed_at = self.now;
-        self.stats.count("connection", "broken");
+        self.stats.count("fault", "connection breaks at some message");
         trace!(
             self,
             "BREAK {} cut {cut} of {sent} ({arrived} arrived) ghost {ghost_delay} mute {mute} noticed {noticed} linger {linger_us}",
@@ -194,7 +194,7 @@ impl World {
         let notice_us = self.rng.below(MS);
         let c = &mut self.conns[conn];
         (c.broken, c.cut, c.mute) = (true, cut, true);
-        self.stats.count("connection", "ended in calm");
+        self.stats.count("fault", "connection ends in calm");
         trace!(self, "END {} cut {cut}", self.conn_label(conn));
         self.processes[self.conns[conn].pid].disturbed_at = self.now;
         if self.conns[conn].used_as == Use::Subscription {
@@ -302,7 +302,7 @@ impl World {
             for other in self.subscriptions_of(&channel) {
                 self.send_back(other, ToClient::Push(push.clone()));
                 if twice {
-                    self.stats.count("push", "sent twice");
+                    self.stats.count("fault", "push is sent twice");
                     self.send_back(other, ToClient::Push(push.clone()));
                 }
             }
@@ -345,11 +345,11 @@ impl World {
     fn refuse(&mut self, request: &Request) -> Option<Reply> {
         let error = |class, text: &str| ServerError { class, text: text.to_string() };
         if self.is_lasting(Fault::RetryErrors) && self.rng.flip() {
-            self.stats.count("refused", "busy");
+            self.stats.count("fault", "request answered with BUSY");
             return Some(Reply::Error(error(ErrorClass::Retry, "BUSY a script is running")));
         }
         if self.is_lasting(Fault::ReportErrors) && self.rng.chance(200_000) {
-            self.stats.count("refused", "report");
+            self.stats.count("fault", "request answered with an error");
             return Some(Reply::Error(error(ErrorClass::Report, "ERR simulated")));
         }
         if self.is_lasting(Fault::OutOfMemory) {
