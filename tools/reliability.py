@@ -87,7 +87,19 @@ def planted(_seeds):
         table(["bug", "what it does", "seeds", "found by"], [[row[0], row[1], thousands(row[2]), row[3]] for row in rows])])
 
 
-BLOCKS = {"simulator": simulator, "planted": planted}
+def scripted(_seeds):
+    """How many answers were tried, and with which fates."""
+    output = run(["cargo", "test", "--locked", "--test", "scripted", "--", "--nocapture"])
+    rows = re.findall(r"^scripted: (.+): (\d+) histories, the error reported in (\d+) of them, (\d+) failed$", output, re.MULTILINE)
+    if not rows:
+        raise Failed("the scripted tests printed no counts")
+    total = sum(int(row[1]) for row in rows)
+    return "\n\n".join([
+        f"`cargo test --test scripted -- --nocapture`, commit {commit()}: {thousands(total)} stories.",
+        table(["fate", "stories", "error reported", "failed"], [[row[0], *map(thousands, row[1:])] for row in sorted(rows)])])
+
+
+BLOCKS = {"simulator": simulator, "planted": planted, "scripted": scripted}
 
 
 def write(page, block, text):

@@ -442,6 +442,9 @@ impl<T: Clone> Handle<T> {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
                 self.exposed = true;
+                if matches!(error.class, ErrorClass::Retry | ErrorClass::Reconnect) && !self.is_cancelled() {
+                    return self.retry_later(core, now, pending.request.op, &error);
+                }
                 let text = format!("cannot draw from {:?}: {}", crate::store::name::FENCE, error.text);
                 return self.fail(core, now, self.refused(&text));
             }
@@ -450,6 +453,8 @@ impl<T: Clone> Handle<T> {
                 return self.end_cancelled(core, now);
             }
             Reply::Error(error) if !(error.class == ErrorClass::Memory && self.exposed) => {
+                // A script may have stopped half way.
+                self.exposed |= error.class == ErrorClass::Report;
                 return self.fail(core, now, self.refused(&error.text));
             }
             _ => {}
@@ -458,7 +463,7 @@ impl<T: Clone> Handle<T> {
             if queued {
                 return self.want(core, now, Op::Leave { lease_ms: self.lease_ms });
             }
-            self.exposed = false;
+            self.exposed &= matches!(reply, Reply::Error(_));
             return self.end_timed_out(core, now);
         }
         self.late = 0;
@@ -623,7 +628,14 @@ impl<T: Clone> Handle<T> {
     fn retry_later(&mut self, core: &mut Core<T>, now: Time, op: Op, error: &ServerError) {
         self.trouble(core, now);
         self.give_up_error = Some(self.refused(&error.text));
-        self.wanted = Some(op);
+        self.wanted = Some(match op {
+            // A refusal in the middle of a try may have left the lock set: a join finds it, another try would find it held.
+            Op::Try { lease_ms } => {
+                self.exposed = true;
+                Op::Join { lease_ms, place: self.place, queue: false }
+            }
+            op => op,
+        });
         self.retry_at = now + RETRY_US + core.random(RETRY_US);
     }
 

@@ -162,9 +162,12 @@ impl<T: Clone> Core<T> {
         }
         job.in_flight = None;
         match reply {
-            Reply::Error(error) if error.class == ErrorClass::Retry => {
-                job.until = job.until.min(now + self.config.response_timeout_ms * 1_000);
-                job.retry_at = now + RETRY_US;
+            // What is to be given up is asked for again whatever the refusal: nobody else would.
+            Reply::Error(error) if error.class == ErrorClass::Retry || job.asked.is_none() => {
+                let timeout_us = self.config.response_timeout_ms * 1_000;
+                let pause = if error.class == ErrorClass::Retry { RETRY_US } else { RETRY_US.max(timeout_us / 8) };
+                job.until = job.until.min(now + timeout_us);
+                job.retry_at = now + pause;
                 job.refusal = Some(error.text);
                 self.advance(now, id);
             }

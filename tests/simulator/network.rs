@@ -291,6 +291,9 @@ impl World {
             request.acquisition,
             request.op
         );
+        if self.conns[conn].broken && matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. }) {
+            self.ghosts.insert(request.acquisition);
+        }
         let lock = self.lock_of(request);
         self.check_views(lock);
         self.send_back(conn, ToClient::Reply(id, reply));

@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    fn tick(&mut self, pid: Pid) {
+    pub fn tick(&mut self, pid: Pid) {
         let timeout = self.processes[pid].plan.response_timeout_ms * MS;
         for index in 0..=RENEWAL {
             let Some(conn) = self.processes[pid].links[index] else { continue };

@@ -237,6 +237,9 @@ impl World {
                 }
             }
             Act::Again => {
+                self.tick(pid); // an extension that its lease's end has ended is over
+                let user = &self.processes[pid].users[index];
+                let (busy, holds) = (user.busy, user.holding.is_some());
                 if busy.is_some() || holds {
                     let operation =
                         if self.rng.flip() { Operation::TryAcquire } else { Operation::Acquire { deadline: None } };

@@ -117,6 +117,9 @@ pub struct World {
     pub server_life: u64,
     /// What it would have, if it restarted from what is on its disk.
     old_data: Option<MemoryServer>,
+    /// Acquisitions of requests that ran after their connection had ended (rule 11): nobody may want them any more, and
+    /// nothing that was sent later need come behind them.
+    pub ghosts: BTreeSet<Acquisition>,
     /// Who was offered a lock and has not been heard of since.
     pub offered: BTreeSet<Acquisition>,
     pub names: Vec<Arc<Name>>,
@@ -170,6 +173,7 @@ impl World {
             highest_clock: CLOCK_AT_0,
             server_life: 0,
             old_data: None,
+            ghosts: BTreeSet::new(),
             offered: BTreeSet::new(),
             names,
             conns: Vec::new(),
@@ -476,7 +480,7 @@ impl World {
     fn probe(&mut self) {
         for lock in 0..self.names.len() {
             let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
-            let held = self.history.valid(self.now, &lock).next().is_some();
+            let held = self.history.valid(self.now, &lock).next().is_some() || self.is_haunted(lock);
             let since = *self.unheld_since[lock].get_or_insert(self.now);
             if held || !waited_for {
                 self.unheld_since[lock] = None;
@@ -502,6 +506,16 @@ impl World {
             }
         }
         self.after(20 * MS, Event::Probe);
+    }
+
+    /// Does a ghost have the lock? It costs everybody one lease.
+    fn is_haunted(&self, lock: usize) -> bool {
+        match self.server.holder(self.server_now(), self.names[lock].key()) {
+            Holder::Acquisition(acquisition) => {
+                self.ghosts.contains(&acquisition) && self.is_wanted(acquisition) != Some(true)
+            }
+            _ => false,
+        }
     }
 
     /// Is a waiter in some queue whom nobody wants any more?
@@ -542,6 +556,7 @@ impl World {
         for name in self.names.clone() {
             if let Holder::Acquisition(acquisition) = self.server.holder(self.server_now(), name.key())
                 && self.calm_acquisitions.contains(&acquisition)
+                && !self.ghosts.contains(&acquisition)
             {
                 return self.fail(format!("(e) key space: {} still belongs to {acquisition}", name.key()));
             }

@@ -29,7 +29,11 @@ pub fn has_code(text: &str, code: &str) -> bool {
 
 /// Classifies an error reply.
 pub fn classify(text: &[u8]) -> ServerError {
-    let text = String::from_utf8_lossy(text).trim().to_owned();
+    let mut text = String::from_utf8_lossy(text).trim().to_owned();
+    // An `EXEC` that is refused ends its transaction; why it was refused stands behind that.
+    if let Some(why) = text.strip_prefix("EXECABORT Transaction discarded because of: ") {
+        text = why.to_owned();
+    }
     if has_code(&text, "MOVED") || has_code(&text, "ASK") {
         let text = format!("the server is a node of a cluster, which is not supported: {text}");
         return ServerError { class: ErrorClass::Report, text };
@@ -47,6 +51,8 @@ mod tests {
         for (text, class) in [
             ("BUSY Redis is busy running a script.", ErrorClass::Retry),
             ("BUSYKEY Target key name already exists.", ErrorClass::Report),
+            ("EXECABORT Transaction discarded because of: BUSY Redis is busy", ErrorClass::Retry),
+            ("EXECABORT Transaction discarded because of previous errors.", ErrorClass::Report),
             ("TRYAGAIN Multiple keys request during rehashing of slot", ErrorClass::Retry),
             ("CLUSTERDOWN Hash slot not served", ErrorClass::Retry),
             ("READONLY You can't write against a read only replica.", ErrorClass::Reconnect),
