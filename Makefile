@@ -20,7 +20,7 @@ test: ## run every check; the last line counts them
 bench: build ## measure against hiredis and against the floor of the network
 	@$(PYTHON) benches/run.py
 
-soak: ## threads, lockers and faults in random order, for SECONDS seconds (60)
+soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
 	@$(PYTHON) tools/soak.py $(SECONDS)
 
 sim: ## SEEDS simulated histories (100000), each from its own seed

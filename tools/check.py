@@ -45,7 +45,8 @@ STEPS = [
     Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",
                           "target/planted", "--test", "simulator", "every_planted_bug_is_found", "--", "--exact"], 420, "cargo"),
     Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
-    Step("stress", [PYTHON, "tools/soak.py", "15"], 180, "lines"),
+    Step("stress", [PYTHON, "tools/soak.py", "stress", "15"], 180, "lines"),
+    Step("faults", [PYTHON, "tests/faults/run.py"], 300, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
     Step("go vet", ["go", "vet", "./..."], 240, where="bindings/go"),
     Step("go test", ["go", "test", "-count=1", "-v", "./..."], 300, "go", where="bindings/go"),
@@ -54,6 +55,8 @@ STEPS = [
          300, "go", where="bindings/go"),
     Step("gofmt of the demo", ["gofmt", "-l", "."], 60, "silence", where="demo/go"),
     Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
+    Step("gofmt of the faults", ["gofmt", "-l", "."], 60, "silence", where="tests/faults/go"),
+    Step("go vet of the faults", ["go", "vet", "./..."], 240, where="tests/faults/go"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 14 * 60

@@ -127,8 +127,10 @@ class Server:
 
     binary = None
 
-    def __init__(self, *arguments, password=None):
+    def __init__(self, *arguments, password=None, binary=None, environment=None):
         self.arguments = arguments
+        self.binary = binary or self.binary
+        self.environment = environment
         self.password = password
         self.directory = tempfile.mkdtemp(dir=TEMPORARY)
         self.port = free_port()
@@ -142,7 +144,7 @@ class Server:
         if self.password:
             command += ["--requirepass", self.password]
         with open(os.path.join(self.directory, "log"), "ab") as log:
-            self.process = start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = start(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment)
         self.wait_ready()
 
     def wait_ready(self):

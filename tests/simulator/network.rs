@@ -331,7 +331,7 @@ impl World {
             self.server_drops(conn);
         }
         for lock in 0..self.names.len() {
-            self.history.disturbed(self.now, lock);
+            self.history.disturbed(self.now, self.now, lock);
         }
     }
 

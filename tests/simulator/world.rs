@@ -322,7 +322,7 @@ impl World {
     fn step_clock(&mut self, ahead: Time) {
         if ahead > self.server_clock {
             for lock in 0..self.names.len() {
-                self.history.disturbed(self.now, lock);
+                self.history.disturbed(self.now, self.now, lock);
             }
         }
         self.server_clock = ahead;
@@ -377,7 +377,7 @@ impl World {
             Fault::Flush => {
                 self.server.flush();
                 for lock in 0..self.names.len() {
-                    self.history.disturbed(self.now, lock);
+                    self.history.disturbed(self.now, self.now, lock);
                 }
             }
             Fault::RestartEmpty => {
@@ -398,7 +398,7 @@ impl World {
             Fault::QueueLost => self.server.remove(self.names[name].waiters()),
             Fault::KeyLost => {
                 self.server.remove(self.names[name].key());
-                self.history.disturbed(self.now, name);
+                self.history.disturbed(self.now, self.now, name);
             }
             _ => {
                 if let Some(pid) = self.current[slot] {

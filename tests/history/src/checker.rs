@@ -63,7 +63,7 @@ struct Lock {
     open: Vec<HoldingId>,
     /// When an acquisition completed, and the highest token until then.
     tokens: Vec<(Time, u64)>,
-    /// When the server last lost this lock's data.
+    /// Until when the server last lost this lock's data.
     disturbed_at: Option<Time>,
     register: u64,
     /// The acquisition whose write the register accepted last.
@@ -197,21 +197,21 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         }
     }
 
-    /// The server lost what it knew of that lock, or may have.
-    pub fn disturbed(&mut self, now: Time, lock: L) {
-        self.note(|| Event::Disturbed { at: now, lock: Some(&lock) });
-        self.locks.entry(lock).or_default().disturbed_at = Some(now);
+    /// From now until then the server loses what it knew of that lock, or may: at some time that nobody can tell better.
+    pub fn disturbed(&mut self, now: Time, until: Time, lock: L) {
+        self.note(|| Event::Disturbed { at: now, until, lock: Some(&lock) });
+        self.locks.entry(lock).or_default().disturbed_at = Some(until);
     }
 
-    /// The server lost what it knew of all locks that were heard of, or may have.
-    pub fn disturbed_all(&mut self, now: Time) {
-        self.note(|| Event::Disturbed { at: now, lock: None });
+    /// The same of all locks that were heard of.
+    pub fn disturbed_all(&mut self, now: Time, until: Time) {
+        self.note(|| Event::Disturbed { at: now, until, lock: None });
         let asked: Vec<L> = self.calls.values().map(|call| call.lock.clone()).collect();
         for lock in asked {
             self.locks.entry(lock).or_default();
         }
         for lock in self.locks.values_mut() {
-            lock.disturbed_at = Some(now);
+            lock.disturbed_at = Some(until);
         }
     }
 
@@ -396,17 +396,27 @@ mod tests {
     fn a_loss_of_data_excuses_an_overlap_of_what_was_asked_for_before_it_and_counts_it() {
         let mut h = history();
         hold(&mut h, "a", (0, 1, 100), 1).unwrap();
-        h.disturbed(10, 0);
+        h.disturbed(10, 10, 0);
         hold(&mut h, "b", (11, 12, 50), 2).unwrap();
         assert_eq!(h.counts.overlaps, 1);
         says(hold(&mut h, "c", (13, 14, 40), 3), "(a)");
     }
 
     #[test]
+    fn while_the_server_may_be_losing_data_what_is_asked_for_is_excused_too() {
+        let mut h = history();
+        h.disturbed(1, 20, 0);
+        hold(&mut h, "a", (5, 6, 100), 1).unwrap();
+        hold(&mut h, "b", (7, 8, 100), 2).unwrap();
+        hold(&mut h, "c", (21, 22, 100), 3).unwrap();
+        says(hold(&mut h, "d", (23, 24, 100), 4), "(a)");
+    }
+
+    #[test]
     fn a_loss_of_all_data_excuses_also_what_is_being_asked_for() {
         let mut h = history();
         h.asked(0, 7, "a", None);
-        h.disturbed_all(5);
+        h.disturbed_all(5, 5);
         h.acquired(6, "a", 1, 100).unwrap();
         h.asked(7, 7, "b", None);
         h.acquired(8, "b", 2, 100).unwrap();
@@ -419,7 +429,7 @@ mod tests {
         let a = hold(&mut h, "a", (0, 10, 100), 5).unwrap();
         h.released(11, a);
         says(hold(&mut h, "b", (5, 12, 100), 5), "(b)");
-        h.disturbed(13, 0);
+        h.disturbed(13, 13, 0);
         let c = hold(&mut h, "c", (9, 14, 100), 4).unwrap(); // asked for before the first was complete
         h.released(15, c);
         says(hold(&mut h, "d", (11, 16, 100), 5), "(b)");
@@ -450,7 +460,7 @@ mod tests {
     fn a_register_that_would_refuse_a_valid_holder_or_take_a_stale_write_is_a_violation() {
         let mut h = history();
         let a = hold(&mut h, "a", (0, 1, 100), 7).unwrap();
-        h.disturbed(2, 0);
+        h.disturbed(2, 2, 0);
         let b = hold(&mut h, "b", (0, 3, 100), 3).unwrap(); // its token is lower, which the loss excuses
         assert_eq!(h.write(4, a), Ok(true));
         assert_eq!(h.write(5, b), Ok(false));

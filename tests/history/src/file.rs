@@ -11,7 +11,7 @@
 //! | `writes` | `lock` `by` `token` | a write with that token reaches what the lock protects |
 //! | `released` | `lock` `by` | before a release is called |
 //! | `lost` | `lock` `by` | the holder was told of the loss, or found out |
-//! | `disturbed` | `lock` (`*`: all) | the server may lose what it knows: a line before and one after |
+//! | `disturbed` | `lock` (`*`: all) `until` | from `at` until then the server loses what it knows, or may |
 //! | `faults` | `kind` | a fault begins, for the count |
 //! | `calm` | `bound` | no faults from here on: whoever asks is served within that time |
 //! | `left` | `key` | after all is released: a key that is still there |
@@ -41,7 +41,7 @@ pub enum Event<L, W, S> {
     Writes { at: Time, lock: L, by: W, token: u64 },
     Released { at: Time, lock: L, by: W },
     Lost { at: Time, lock: L, by: W },
-    Disturbed { at: Time, lock: Option<L> },
+    Disturbed { at: Time, until: Time, lock: Option<L> },
     Faults { at: Time, kind: S },
     Calm { at: Time, bound: Time },
     Left { at: Time, key: S },
@@ -68,8 +68,10 @@ impl<L: Display, W: Display, S: Display> Display for Event<L, W, S> {
             Event::Writes { at, lock, by, token } => write!(f, "{} token={token}", holder("writes", at, lock, by)),
             Event::Released { at, lock, by } => write!(f, "{}", holder("released", at, lock, by)),
             Event::Lost { at, lock, by } => write!(f, "{}", holder("lost", at, lock, by)),
-            Event::Disturbed { at, lock: Some(lock) } => write!(f, "disturbed at={at} lock={}", word(lock)),
-            Event::Disturbed { at, lock: None } => write!(f, "disturbed at={at} lock=*"),
+            Event::Disturbed { at, until, lock } => {
+                let lock = lock.as_ref().map_or("*".to_owned(), |lock| word(lock));
+                write!(f, "disturbed at={at} lock={lock} until={until}")
+            }
             Event::Faults { at, kind } => write!(f, "faults at={at} kind={}", word(kind)),
             Event::Calm { at, bound } => write!(f, "calm at={at} bound={bound}"),
             Event::Left { at, key } => write!(f, "left at={at} key={}", word(key)),
@@ -167,8 +169,10 @@ impl Reader {
             "writes" => Event::Writes { at, lock: names("lock")?, by: names("by")?, token: number("token")? },
             "released" => Event::Released { at, lock: names("lock")?, by: names("by")? },
             "lost" => Event::Lost { at, lock: names("lock")?, by: names("by")? },
-            "disturbed" if values.get("lock") == Some(&"*") => Event::Disturbed { at, lock: None },
-            "disturbed" => Event::Disturbed { at, lock: Some(names("lock")?) },
+            "disturbed" => {
+                let all = values.get("lock") == Some(&"*");
+                Event::Disturbed { at, until: number("until")?, lock: if all { None } else { Some(names("lock")?) } }
+            }
             "faults" => Event::Faults { at, kind: names("kind")? },
             "calm" => Event::Calm { at, bound: number("bound")? },
             "left" => Event::Left { at, key: names("key")? },
@@ -286,8 +290,8 @@ impl Replay {
                 let id = self.held.remove(by).ok_or_else(|| format!("{by} holds nothing"))?;
                 self.history.lost(*at, id);
             }
-            Event::Disturbed { at, lock: Some(lock) } => self.history.disturbed(*at, Rc::clone(lock)),
-            Event::Disturbed { at, lock: None } => self.history.disturbed_all(*at),
+            Event::Disturbed { at, until, lock: Some(lock) } => self.history.disturbed(*at, *until, Rc::clone(lock)),
+            Event::Disturbed { at, until, lock: None } => self.history.disturbed_all(*at, *until),
             Event::Faults { kind, .. } => *self.verdict.faults.entry(kind.to_string()).or_default() += 1,
             Event::Calm { at, bound } => self.history.calm(*at, *bound),
             Event::Left { at, key } => return self.history.left(*at, key),
@@ -328,8 +332,8 @@ fails at=5 lock=g:n by=c2.h1 status=LOCK_TIMEOUT
 renewed at=60 lock=g:n by=c1.h1 until=150
 writes at=70 lock=g:n by=c1.h1 token=7
 faults at=75 kind=flush
-disturbed at=75 lock=*
-disturbed at=76 lock=g:n
+disturbed at=75 lock=* until=75
+disturbed at=76 lock=g:n until=77
 lost at=80 lock=g:n by=c1.h1
 calm at=90 bound=100
 asks at=91 lock=g:n by=c1.h1
@@ -363,7 +367,7 @@ end at=100
         let odd: Text = Rc::from("a b\n%*é");
         let line: Line = Event::Left { at: 1, key: Rc::clone(&odd) };
         assert_eq!(reader.line(&line.to_string()), Ok(line));
-        let all: Line = Event::Disturbed { at: 1, lock: None };
+        let all: Line = Event::Disturbed { at: 1, until: 2, lock: None };
         assert_eq!(reader.line(&all.to_string()), Ok(all));
     }
 

@@ -1,0 +1,596 @@
+#!/usr/bin/env python3
+"""Real servers, real processes, real faults: C and Go programs compete for a few locks while one kind of fault strikes again and
+again; what they saw is judged by the checker of tests/history/, and in the end everybody is served and nothing is left.
+
+    tests/faults/run.py [--seconds S] [--seed N] [--server PATH] [--keep DIR] [part of a row's name …]     `--list` names the rows
+
+Each row prints `ok - …` or `not ok - …` with what its history amounted to. `--seconds` is how long the faults of a row last
+(2). The histories of a row that fails are kept in target/faults/ (or `--keep`), for `make history`.
+
+    DLOCK_INCLUDE_DIR, DLOCK_LIB_DIR, DLOCK_TEST_SERVER, CC      as in tests/c/run.py
+"""
+
+import argparse
+import contextlib
+import mmap
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "c"))
+
+import harness  # noqa: E402
+from harness import ROOT, TEMPORARY, RespError, Server, run, start  # noqa: E402
+from proxy import Proxy  # noqa: E402
+
+CC = shlex.split(os.environ.get("CC", "cc"))
+INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+WORKERS = ("c1", "c2", "c3", "go1")
+LOCKS = 2
+THREADS = 4
+LEASE_MS = 600
+# In calm: the lease of the dead, the claims of those who do not answer, a re-check, and everybody's turn, on a busy machine.
+SERVED_WITHIN_US = 20_000_000
+CALM_SECONDS = 1.0
+# After the end: what the dead left behind expires, or a release meets it.
+LEFT_SECONDS = 10
+ROWS_AT_ONCE = 2
+
+
+def now_us():
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+class Worker:
+    """One process that competes."""
+
+    def __init__(self, row, name, url):
+        self.name = name
+        program = row.programs["go" if name.startswith("go") else "c"]
+        row.seed += 1
+        self.log = open(row.directory / f"{name}.{row.seed}.err", "wb")
+        self.process = start([program, url, LEASE_MS, name, row.directory / f"{name}.{row.seed}.history", row.register,
+                              row.threads, LOCKS, row.seed], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                             text=True)
+
+    def hears(self, word):
+        """Tells it, without waiting for the answer. A process that has ended is found out by `says`."""
+        try:
+            self.process.stdin.write(word + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            pass
+
+    def says(self, word, seconds=60):
+        """Its next line, which must be that."""
+        timer = threading.Timer(seconds, harness.kill, [self.process])
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line.startswith(word):
+            self.log.flush()
+            why = Path(self.log.name).read_text(errors="replace")[-2000:]
+            raise AssertionError(f"{self.name} says {line!r} instead of {word}, status {self.process.poll()}\n{why}")
+        return line
+
+    def signal(self, number):
+        os.kill(self.process.pid, number)
+
+    def kill(self):
+        harness.kill(self.process)
+        self.log.close()
+
+
+class Row:
+    """One run: a server, perhaps a proxy, processes, and one kind of fault."""
+
+    proxied = False
+    once = False  # one fault is enough, or all that is promised
+    arguments = ()
+    threads = THREADS
+    user = ""
+    environment = None
+
+    def __init__(self, name, programs, seconds, seed, binary):
+        self.name, self.programs, self.seconds = name, programs, seconds
+        self.seed, self.random = seed * 1000, random.Random(seed)
+        self.directory = Path(harness.tempfile.mkdtemp(dir=TEMPORARY, prefix="row-"))
+        self.register = self.directory / "register"
+        self.register.write_bytes(bytes(8 * 16))
+        self.history = open(self.directory / "faults.history", "w", encoding="utf-8")
+        self.history.write("history 1\n")
+        self.binary = binary
+        self.workers = {}
+        self.faults = 0
+
+    # What a row is made of.
+
+    def prepare(self):
+        """Before the workers start."""
+
+    def strike(self):
+        """One fault."""
+
+    def heal(self):
+        """The end of all faults."""
+
+    # What it may use.
+
+    def note(self, event, **values):
+        words = "".join(f" {key}={value}" for key, value in {"at": now_us(), **values}.items())
+        self.history.write(f"{event}{words}\n")
+        self.history.flush()
+
+    @contextlib.contextmanager
+    def loss(self):
+        """The server loses data somewhere in here."""
+        begun = now_us()
+        yield
+        self.note("disturbed", at=begun, lock="*", until=now_us())
+
+    def command(self, *words):
+        return self.server.command(*words)
+
+    def pause(self, most, least=0.0):
+        time.sleep(self.random.uniform(least, most))
+
+    def some_worker(self):
+        return self.workers[self.random.choice(sorted(self.workers))]
+
+    def crash_server(self):
+        """It is gone at once, and what is under way to it with it."""
+        os.kill(self.server.process.pid, signal.SIGKILL)
+        self.server.process.wait()
+
+    # How it goes.
+
+    def play(self):
+        self.server = Server(*self.arguments, binary=self.binary, environment=self.environment)
+        self.proxy = Proxy(self.server.port, self.seed) if self.proxied else None
+        self.url = (self.proxy or self.server).url.replace("redis://", f"redis://{self.user}")
+        try:
+            self.prepare()
+            for name in WORKERS:
+                self.workers[name] = Worker(self, name, self.url)
+            for worker in self.workers.values():
+                worker.says("ready")
+            self.disturb()
+            self.settle()
+            return self.judge()
+        finally:
+            for worker in self.workers.values():
+                worker.kill()
+            if self.proxy:
+                self.proxy.close()
+            self.server.stop()
+            self.history.close()
+
+    def disturb(self):
+        end = time.monotonic() + self.seconds
+        self.pause(0.3, 0.2)
+        while time.monotonic() < end or self.faults == 0:
+            if not self.once or self.faults == 0:
+                self.note("faults", kind=self.name.replace(" ", "%20"))
+                self.faults += 1
+                self.strike()
+            self.pause(0.3, 0.05)
+        self.heal()
+        if self.proxy:
+            self.proxy.heal()
+
+    def settle(self):
+        for worker in self.workers.values():
+            worker.hears("calm")
+        for worker in self.workers.values():
+            worker.says("calm")
+        self.note("calm", bound=SERVED_WITHIN_US)
+        time.sleep(CALM_SECONDS)
+        for worker in self.workers.values():
+            worker.hears("stop")
+        for worker in self.workers.values():
+            worker.says("done")
+            worker.process.wait(30)
+        end = time.monotonic() + LEFT_SECONDS
+        while self.left() and time.monotonic() < end:
+            time.sleep(0.05)
+        for key in self.left():
+            self.note("left", key=re.sub(r"[%\s]", "_", key.decode(errors="replace")))
+        self.note("end")
+
+    def left(self):
+        return [key for key in self.command("KEYS", "*") if key != b":dlock:fence"]
+
+    def judge(self):
+        """The verdict on all that was written."""
+        files = sorted(self.directory.glob("*.history"))
+        status, output = run([TARGET / "debug" / "check-history", *files], 120)
+        counts = re.search(r"^(\d+) acquisitions.*\n(\d+) writes accepted, (\d+) of.*\n(\d+) overlaps", output, re.MULTILINE)
+        if status != 0 or not counts or int(counts.group(1)) < 20:
+            return False, output
+        acquisitions, accepted, refused, overlaps = counts.groups()
+        return True, (f"{self.faults} faults, {acquisitions} acquisitions, {accepted} writes accepted, {refused} stale ones "
+                      f"refused, {overlaps} excused overlaps")
+
+
+# The rows. The name of the class is the name of the row.
+
+class NetworkDelays(Row):
+    proxied = True
+
+    def strike(self):
+        self.proxy.delay = self.random.choice([0.0, 0.005, 0.05, 0.3])
+
+
+class NetworkFallsSilent(Row):
+    proxied = True
+
+    def strike(self):
+        for _ in range(self.random.randrange(1, 6)):
+            self.proxy.silence_some()
+
+
+class NetworkCutsAtAnyByte(Row):
+    proxied = True
+
+    def strike(self):
+        for _ in range(self.random.randrange(1, 4)):
+            self.proxy.cut_some()
+
+
+class ProcessesStop(Row):
+    def strike(self):
+        worker = self.some_worker()
+        worker.signal(signal.SIGSTOP)
+        self.pause(2.5 * LEASE_MS / 1000)
+        worker.signal(signal.SIGCONT)
+
+
+class ProcessesAreKilled(Row):
+    def strike(self):
+        name = self.some_worker().name
+        self.workers[name].kill()
+        self.workers[name] = Worker(self, name, self.url)
+        self.workers[name].says("ready")
+
+
+class ServerStops(Row):
+    def strike(self):
+        os.kill(self.server.process.pid, signal.SIGSTOP)
+        self.pause(2.5 * LEASE_MS / 1000)
+        os.kill(self.server.process.pid, signal.SIGCONT)
+
+
+class ServerRestartsEmpty(Row):
+    """Two losses of the counter within 17 s are beyond what is promised (guarantees, section 2)."""
+    once = True
+
+    def strike(self):
+        with self.loss():
+            self.crash_server()
+            self.server.start()
+
+
+class ServerRestartsWithItsLog(Row):
+    """Everything that was answered is on the disk: nothing is excused."""
+    arguments = ("--appendonly", "yes", "--appendfsync", "always")
+
+    def strike(self):
+        self.crash_server()
+        self.server.start()
+        self.pause(0.6)
+
+
+class ServerRestartsWithAnOldLog(Row):
+    once = True
+    arguments = ("--appendonly", "yes", "--appendfsync", "no", "--aof-load-truncated", "yes")
+
+    def strike(self):
+        with self.loss():
+            self.crash_server()
+            log = max(Path(self.server.directory).rglob("*.aof"), key=lambda path: path.stat().st_size)
+            os.truncate(log, max(0, log.stat().st_size - self.random.randrange(1, 20_000)))
+            self.server.start()
+
+
+class Flush(Row):
+    def strike(self):
+        with self.loss():
+            self.command("FLUSHALL")
+
+
+class ScriptsForgotten(Row):
+    def strike(self):
+        self.command("SCRIPT", "FLUSH")
+
+
+class ClientsKilled(Row):
+    def strike(self):
+        self.command("CLIENT", "KILL", "TYPE", self.random.choice(["normal", "pubsub"]))
+
+
+class ClientsPaused(Row):
+    def strike(self):
+        self.command("CLIENT", "PAUSE", self.random.randrange(50, 1200), self.random.choice(["WRITE", "ALL"]))
+        self.pause(0.5)
+
+    def heal(self):
+        self.command("CLIENT", "UNPAUSE")
+
+
+class ServerBusyWithAScript(Row):
+    arguments = ("--lua-time-limit", "20")
+
+    def strike(self):
+        ends = "local t = redis.call('TIME'); local e = t[1] * 1000 + t[2] / 1000 + tonumber(ARGV[1]) " \
+               "repeat t = redis.call('TIME') until t[1] * 1000 + t[2] / 1000 > e"
+        try:
+            self.command("EVAL", ends, "0", self.random.randrange(50, 800))
+        except (RespError, OSError):
+            pass  # killed, or the connection took too long
+
+
+class MemoryFull(Row):
+    arguments = ("--maxmemory-policy", "noeviction")
+
+    def strike(self):
+        self.command("CONFIG", "SET", "maxmemory", "1")
+        self.pause(0.4)
+        self.heal()
+
+    def heal(self):
+        self.command("CONFIG", "SET", "maxmemory", "0")
+
+
+class Eviction(Row):
+    """Other programs' keys fill the memory: locks, and with some policies the counter, are evicted."""
+    policy = ""
+
+    def prepare(self):
+        self.command("CONFIG", "SET", "maxmemory-policy", self.policy)
+
+    def strike(self):
+        with self.loss():
+            self.fill()
+
+    def fill(self):
+        connection = self.server.connect()
+        used = int(re.search(rb"used_memory:(\d+)", connection("INFO", "memory")).group(1))
+        connection("CONFIG", "SET", "maxmemory", used + 64 * 1024)
+        for number in range(200):
+            try:
+                connection("SET", f"junk:{number}", b"x" * 2048, "PX", 60_000)
+            except RespError:
+                break  # nothing is left to be evicted
+        connection("CONFIG", "SET", "maxmemory", "0")
+        connection("UNLINK", *[f"junk:{number}" for number in range(200)])
+        connection.close()
+
+
+class EvictionAllkeysLru(Eviction):
+    policy = "allkeys-lru"
+
+
+class EvictionAllkeysRandom(Eviction):
+    policy = "allkeys-random"
+
+
+class EvictionVolatileLru(Eviction):
+    policy = "volatile-lru"
+
+
+class EvictionVolatileTtl(Eviction):
+    policy = "volatile-ttl"
+
+
+class EvictionVolatileRandom(Eviction):
+    policy = "volatile-random"
+
+
+class NotEnoughReplicas(Row):
+    def strike(self):
+        self.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        self.pause(0.4)
+        self.heal()
+
+    def heal(self):
+        self.command("CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+class ChannelsForbidden(Row):
+    """Nobody may subscribe or publish, then they may again."""
+    user = "someone:secret@"
+
+    def prepare(self):
+        self.command("ACL", "SETUSER", "someone", "on", ">secret", "~*", "+@all", "resetchannels")
+
+    def strike(self):
+        self.command("ACL", "SETUSER", "someone", self.random.choice(["resetchannels", "allchannels"]))
+        self.pause(0.4)
+
+    def heal(self):
+        self.command("ACL", "SETUSER", "someone", "allchannels")
+
+
+class SubscribersTooSlow(Row):
+    """The server drops a subscriber with every message."""
+
+    def strike(self):
+        self.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1 1 1")
+        self.pause(0.4)
+        self.heal()
+
+    def heal(self):
+        self.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60")
+
+
+class ServersClockJumps(Row):
+    """Forward, an hour or some seconds: leases end early, which is excused; back: they end late. Tokens rise all the same."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        path = self.directory / "offset"
+        path.write_bytes(struct.pack("q", 0))
+        with open(path, "r+b") as file:
+            self.map = mmap.mmap(file.fileno(), 8)
+        self.offset = self.furthest = 0
+        self.environment = dict(os.environ, LD_PRELOAD=str(self.programs["clock"]), CLOCK_OFFSET_FILE=str(path))
+
+    def prepare(self):
+        before = self.clock()
+        self.jump(10)
+        assert self.clock() - before > 9, "the server does not see the shifted clock"
+
+    def clock(self):
+        return int(self.command("TIME")[0])
+
+    def jump(self, seconds):
+        self.offset += seconds * 1_000_000
+        with self.loss():
+            self.map[:] = struct.pack("q", self.offset)
+            before = self.clock()
+            while self.clock() == before:
+                time.sleep(0.01)  # it has read the clock since
+        self.furthest = max(self.furthest, self.offset)
+
+    def strike(self):
+        self.jump(self.random.choice([10, 3600, -10, -3600]))
+        self.pause(0.5)
+
+    def heal(self):
+        # What was set while it was behind would live for too long.
+        self.jump((self.furthest - self.offset) // 1_000_000)
+
+
+class Herd(Row):
+    """Hundreds of threads lose their connections at once."""
+    threads = 75
+    arguments = ("--appendonly", "yes", "--appendfsync", "always")
+
+    def strike(self):
+        self.command("CLIENT", "KILL", "TYPE", "pubsub")
+        self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        self.pause(0.3, 0.2)
+        clients = int(re.search(rb"connected_clients:(\d+)", self.command("INFO", "clients")).group(1))
+        # Two for commands, one for renewals, one for messages in each process; ours; some that are just being closed.
+        if clients > 4 * len(WORKERS) + 12:
+            raise AssertionError(f"{clients} connections of {len(WORKERS)} processes")
+
+
+ROWS = [NetworkDelays, NetworkFallsSilent, NetworkCutsAtAnyByte, ProcessesStop, ProcessesAreKilled, ServerStops,
+        ServerRestartsEmpty, ServerRestartsWithItsLog, ServerRestartsWithAnOldLog, Flush, ScriptsForgotten, ClientsKilled,
+        ClientsPaused, ServerBusyWithAScript, MemoryFull, EvictionAllkeysLru, EvictionAllkeysRandom, EvictionVolatileLru,
+        EvictionVolatileTtl, EvictionVolatileRandom, NotEnoughReplicas, ChannelsForbidden, SubscribersTooSlow,
+        ServersClockJumps, Herd]
+
+
+def name_of(row):
+    return re.sub(r"(?<!^)([A-Z])", r" \1", row.__name__).lower()
+
+
+def build():
+    """The programs, by name."""
+    programs = {}
+    warnings = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-g"]
+    builds = {
+        "c": [*CC, *warnings, f"-I{INCLUDE}", "-o", "{}", HERE / "worker.c", f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock",
+              "-lpthread"],
+        "clock": [*CC, *warnings, "-shared", "-fPIC", "-o", "{}", HERE / "clock.c", "-ldl"],
+        "go": ["go", "build", "-o", "{}", "."],
+    }
+    flags = {"CGO_CFLAGS": f"-O2 -g -I{INCLUDE} -I{LIBRARY}", "CGO_LDFLAGS": f"-L{LIBRARY} -Wl,-rpath,{LIBRARY}"}
+    for name, command in builds.items():
+        programs[name] = Path(TEMPORARY) / f"faults-{name}"
+        command = [str(part).replace("{}", str(programs[name])) for part in command]
+        status, output = run(command, 300, cwd=HERE / "go" if name == "go" else HERE, env=dict(flags, **os.environ))
+        if status != 0:
+            harness.fail_early(f"{name} is built\n{output}")
+    status, output = run(["cargo", "build", "--locked", "--quiet", "--package", "dlock-history"], 300, cwd=ROOT)
+    if status != 0:
+        harness.fail_early(f"the checker is built\n{output}")
+    return programs
+
+
+def play(kind, programs, arguments, report):
+    name = name_of(kind)
+    row = kind(name, programs, arguments.seconds, arguments.seed, arguments.server)
+    try:
+        passed, text = row.play()
+    except Exception as error:  # A defect here is a failure of the row, not of the others.
+        passed, text = False, f"{type(error).__name__}: {error}"
+    if passed:
+        report.line(True, f"{name}: {text}")
+        shutil.rmtree(row.directory, ignore_errors=True)
+        return
+    kept = Path(arguments.keep) / f"{kind.__name__}-{arguments.seed}"
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(row.directory, kept)
+    report.line(False, name, f"{text}\nseed {arguments.seed}; the history is in {kept}")
+
+
+def main(words):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--server", default=os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server")
+                        or shutil.which("valkey-server"))
+    parser.add_argument("--keep", default=str(TARGET / "faults"))
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("rows", nargs="*")
+    arguments = parser.parse_args(words)
+    chosen = [row for row in ROWS if not arguments.rows or any(part in name_of(row) for part in arguments.rows)]
+    if arguments.list:
+        print("\n".join(map(name_of, chosen)))
+        return 0
+    if not arguments.server:
+        harness.fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
+    programs, report = build(), harness.Report()
+    report.note(f"seed {arguments.seed}, {arguments.server}")
+    waiting = list(chosen)
+    lock = threading.Lock()
+
+    def work():
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                kind = waiting.pop(0)
+            play(kind, programs, arguments, report)
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(ROWS_AT_ONCE)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        while worker.is_alive():
+            worker.join(0.2)  # In slices, so that a signal is heard.
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    return 0 if report.failed == 0 and report.passed > 0 else 1
+
+
+def interrupted(number, _frame):
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+if __name__ == "__main__":
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, interrupted)
+    try:
+        result = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("not ok - interrupted", flush=True)
+        result = 130
+    finally:
+        harness.stop_all()
+    sys.stdout.flush()
+    os._exit(result)
