@@ -131,3 +131,31 @@ fn a_release_that_could_not_be_sent_while_the_lock_was_valid_answers_lost() {
         assert!(matches!(&b.done[..], [(2, Err(error))] if error.status == status), "{:?}", b.done);
     }
 }
+
+#[test]
+fn a_deadline_leaves_the_queue_also_where_the_last_join_was_not_to_queue() {
+    let mut b = Bench::new();
+    b.engine.subscribed(10, 5);
+    b.start(10, Operation::Acquire { deadline: Some(1_000) }, 1);
+    b.reply(20, Reply::Held { place: TOKEN_FLOOR + 1, remaining_ms: None });
+    let (join, _) = b.sent[0];
+    b.reply(30, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
+    // Both connections end at once; the join that follows cannot queue yet.
+    b.engine.unsubscribed(100);
+    b.engine.link_down(100, "gone");
+    b.engine.lost(100, Lane::Command, &[join], "gone");
+    b.engine.link_up(200);
+    b.engine.subscribe_failed(300);
+    b.engine.tick(900);
+    b.gather();
+    let Some(&(again, Op::Join { queue: false, .. })) = b.sent.last() else { panic!("{:?}", b.sent) };
+    b.engine.tick(1_000);
+    b.gather();
+    b.sent.clear();
+    b.reply_to(1_100, again, Reply::Held { place: 0, remaining_ms: Some(3_000) });
+    assert!(
+        matches!(b.sent[..], [(_, Op::Leave { .. } | Op::Release { leave: true })]),
+        "left in the queue: {:?}",
+        b.sent
+    );
+}

@@ -460,10 +460,17 @@ impl<T: Clone> Handle<T> {
             _ => {}
         }
         if matches!(self.phase, Phase::Leaving { .. }) {
-            if queued {
-                return self.want(core, now, Op::Leave { lease_ms: self.lease_ms });
+            // Only the answer to a leave says that nothing is left: one to a join that was not to queue says nothing of
+            // the place that an earlier one took.
+            let left = matches!(pending.request.op, Op::Leave { .. });
+            match reply {
+                Reply::Error(_) => {}
+                _ if left => self.exposed = false,
+                _ if queued || self.exposed => {
+                    return self.want(core, now, Op::Leave { lease_ms: self.lease_ms });
+                }
+                _ => {}
             }
-            self.exposed &= matches!(reply, Reply::Error(_));
             return self.end_timed_out(core, now);
         }
         self.late = 0;

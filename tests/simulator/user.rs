@@ -385,8 +385,9 @@ impl World {
     /// is confirmed after a twelfth of it.
     fn check_lease(&mut self, pid: Pid, holding: Option<Holding>) {
         let process = &self.processes[pid];
-        let quiet = self.phase >= Phase::Calm && process.disturbed_at.max(process.stopped_at) + SECOND < self.now;
-        let Some(holding) = holding.filter(|holding| quiet && !holding.extended) else { return };
+        let quiet = process.disturbed_at.max(process.stopped_at) + SECOND < self.now;
+        let in_calm = |holding: &Holding| self.calm_at.is_some_and(|at| holding.since > at);
+        let Some(holding) = holding.filter(|holding| quiet && in_calm(holding) && !holding.extended) else { return };
         let lease_us = process.plan.lease_ms * MS;
         let claim_us = lease_us.min(3 * SECOND);
         if self.now > holding.since + claim_us / 12 + 10 * MS

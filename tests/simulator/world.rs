@@ -136,6 +136,7 @@ pub struct World {
     pub lasting: BTreeMap<Fault, Time>,
     /// Acquisitions asked for since the calm began: they leave nothing behind.
     pub calm_acquisitions: BTreeSet<Acquisition>,
+    pub calm_at: Option<Time>,
     pub failure: Option<String>,
     pub stats: Stats,
     events: Events,
@@ -185,6 +186,7 @@ impl World {
             owners: BTreeMap::new(),
             lasting: BTreeMap::new(),
             calm_acquisitions: BTreeSet::new(),
+            calm_at: None,
             failure: None,
             stats: Stats::default(),
             events: Events::default(),
@@ -466,6 +468,7 @@ impl World {
             }
             Phase::Calm => {
                 self.after(self.plan.calm_for_us, Event::Phase(Phase::Draining));
+                self.calm_at = Some(self.now);
                 self.history.calm(self.now, self.plan.calm_for_us + SERVED_MAX_US);
                 self.at(self.now, Event::Probe);
                 self.after(50 * MS, Event::Fault);
