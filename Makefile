@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sim planted history reliability header fmt servers clean
+.PHONY: help build demo test bench soak sanitize sim planted history reliability header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ bench: build ## measure against hiredis and against the floor of the network
 
 soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
 	@$(PYTHON) tools/soak.py $(SECONDS)
+
+sanitize: build ## the C programs under ThreadSanitizer, AddressSanitizer and valgrind (needs nightly Rust, clang)
+	@$(PYTHON) tools/sanitize.py
 
 sim: ## SEEDS simulated histories (100000), each from its own seed
 	DLOCK_SEEDS=$(or $(SEEDS),100000) $(CARGO) test --locked --release --test simulator -- --nocapture

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::signal::Watch;
 use super::slot::{Callers, Slot};
 use crate::store::{Connection, Request, RequestId};
 
@@ -45,6 +46,14 @@ pub enum Handover {
     Orphaned,
     /// Something came in meanwhile: the driver, which wanted to stay while there is work, goes on.
     More(Box<dyn Connection>),
+}
+
+impl State {
+    fn to_poll(&self) -> Option<(RawFd, bool)> {
+        let connection = self.connection.as_ref()?;
+        let unsent = !self.inbox.is_empty() || connection.wants_write();
+        if connection.is_idle() && !unsent { None } else { connection.fd().map(|fd| (fd, unsent)) }
+    }
 }
 
 impl Link {
@@ -140,10 +149,14 @@ impl Link {
 
     /// What the background thread polls for: replies are outstanding here, or requests unsent, and nobody drives.
     pub fn to_poll(&self) -> Option<(RawFd, bool)> {
+        self.state().to_poll()
+    }
+
+    /// Has the outstanding reply wake the sleeper. False: the sleeper must be woken, to send or to look.
+    pub fn arm(&self, watch: &Watch) -> bool {
+        // Under the mutex: as long as the connection is here, nobody closes its descriptor, which then may be another's.
         let state = self.state();
-        let connection = state.connection.as_ref()?;
-        let unsent = !state.inbox.is_empty() || connection.wants_write();
-        if connection.is_idle() && !unsent { None } else { connection.fd().map(|fd| (fd, unsent)) }
+        state.to_poll().is_some_and(|(fd, unsent)| !unsent && watch.arm(fd))
     }
 
     pub fn fd_in_child(&self) -> i32 {

@@ -664,8 +664,7 @@ impl Driver {
         drop(guard);
         let link = &self.links[index];
         let Some(connection) = link.take_idle() else { return false };
-        !self.drive(index, connection, None, None)
-            || link.to_poll().is_some_and(|(fd, unsent)| !unsent && self.watch.arm(fd))
+        !self.drive(index, connection, None, None) || link.arm(&self.watch)
     }
 
     /// Anything else that is asked of the engine; nothing waits for its round trips.

@@ -8,6 +8,7 @@ and the built library, starts private servers, kills what is to be killed. One l
     DLOCK_LIB_DIR        where libdlock.so and libdlock.a are; default target/release/
     DLOCK_TEST_SERVER    the server; default redis-server on the PATH
     CC                   the C compiler; default cc
+    DLOCK_RUN_UNDER      a command that the programs run under, such as valgrind with its options
 
 The examples run linked with the shared and with the static library, each under valgrind, or, where there is none, built
 with the compiler's leak sanitizer. Needs nothing but Python's standard library.
@@ -29,6 +30,7 @@ import harness
 from harness import ROOT, TEMPORARY, Agent, Report, Server, fail_early, run
 
 CC = shlex.split(os.environ.get("CC", "cc"))
+UNDER = shlex.split(os.environ.get("DLOCK_RUN_UNDER", ""))
 INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 EXAMPLES = ROOT / "examples" / "c"
@@ -157,15 +159,15 @@ def on_server(name, seconds, arguments=()):
     if program is None:
         return
     with Server() as server:
-        status, output = run([program, server.url, *arguments], seconds)
+        status, output = run([*UNDER, program, server.url, *arguments], seconds * (4 if UNDER else 1))
         report.program(name, status, output)
         report.check(f"only the counter remains [{name}]", server.expect_only_counter)
 
 
-def on_memory(name, seconds):
+def on_memory(name, seconds, arguments=()):
     program = compile_program(harness.HERE / f"{name}.c", f"{name}-memory", link_shared())
     if program is not None:
-        status, output = run([program, f"memory://{name}"], seconds)
+        status, output = run([*UNDER, program, f"memory://{name}", *arguments], seconds * (4 if UNDER else 1))
         report.program(f"{name}, memory store", status, output)
 
 
@@ -230,6 +232,8 @@ JOBS = {
     "queue": lambda: on_server("queue", 120),
     "queue-memory": lambda: on_memory("queue", 120),
     "errors": lambda: on_server("errors", 90),
+    "random": lambda: on_server("random", 60, ["6"]),
+    "random-memory": lambda: on_memory("random", 60, ["4"]),
     "foreign": with_agent(crash.foreign_checks),
     "fork": lambda: on_server("fork", 90),
     "fork-memory": lambda: on_memory("fork", 90),
