@@ -69,7 +69,9 @@
  * The process. The library never prints, exits, installs a signal handler or touches the locale. A
  * locker runs a background thread named "dlock" from first need until it is freed, and for moments
  * others whose names begin so; after that nothing is left behind. Before dlclose(), free every
- * locker, lock and queue: code that a thread still runs must not be unmapped.
+ * locker, lock and queue: code that a thread still runs must not be unmapped. It may end at any
+ * time, with threads blocked in calls. Where the system refuses memory, the process is aborted, as
+ * Rust's standard library does; where it has no descriptor left, the call says so.
  *
  * Versions. DLOCK_VERSION is that of this header, dlock_version() that of the library loaded. The
  * SONAME changes with the major version of the ABI. Within one, structs keep their size and numbers

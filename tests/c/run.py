@@ -232,6 +232,8 @@ JOBS = {
     "queue": lambda: on_server("queue", 120),
     "queue-memory": lambda: on_memory("queue", 120),
     "errors": lambda: on_server("errors", 90),
+    "limits": lambda: on_server("limits", 90),
+    "limits-memory": lambda: on_memory("limits", 90),
     "random": lambda: on_server("random", 60, ["6"]),
     "random-memory": lambda: on_memory("random", 60, ["4"]),
     "foreign": with_agent(crash.foreign_checks),
