@@ -155,6 +155,7 @@ static void use_once(void) {
     dlock_locker *locker = NULL;
     dlock_lock *lock = NULL;
     if (dlock_options_new(&options, &err) == DLOCK_OK && dlock_options_set_url(options, url, &err) == DLOCK_OK &&
+        dlock_options_set_lease_ms(options, 500, &err) == DLOCK_OK &&
         dlock_locker_new(options, &locker, &err) == DLOCK_OK &&
         dlock_lock_new(locker, "limits-memory", "test", &lock, &err) == DLOCK_OK &&
         dlock_lock_acquire_timeout(lock, 2000, &err) == DLOCK_OK) {
