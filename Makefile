@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sanitize sim planted history reliability header fmt servers clean
+.PHONY: help build demo test bench soak sanitize fuzz sim planted history reliability header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ soak: build ## stress and every kind of fault in turn, on every server, for SECO
 
 sanitize: build ## the C programs under ThreadSanitizer, AddressSanitizer and valgrind (needs nightly Rust, clang)
 	@$(PYTHON) tools/sanitize.py
+
+fuzz: ## each target of fuzz/ for SECONDS seconds (60); needs nightly Rust and cargo-fuzz
+	@for target in $$(sed -n 's/^name = "\([a-z]*\)"$$/\1/p' fuzz/Cargo.toml); do \
+		$(CARGO) +nightly fuzz run $$target -- -max_total_time=$(or $(SECONDS),60) -max_len=4096 || exit 1; done
 
 sim: ## SEEDS simulated histories (100000), each from its own seed
 	DLOCK_SEEDS=$(or $(SEEDS),100000) $(CARGO) test --locked --release --test simulator -- --nocapture

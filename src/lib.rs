@@ -8,6 +8,8 @@ mod driver;
 pub mod engine;
 pub mod error;
 pub mod ffi;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod lock;
 pub mod locker;
 pub mod options;

@@ -133,6 +133,9 @@ impl Options {
     /// `redis://[user:password@]host[:port][/db]`, `redis+unix:///path[?db=N&user=…&pass=…]`, `memory://[name]`. The
     /// error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
+        if url.chars().any(char::is_control) {
+            return Err(invalid("url: must not contain control characters"));
+        }
         self.target = parse_url(url)?;
         Ok(())
     }

@@ -75,6 +75,7 @@ static void bad_urls(void) {
         "redis://localhost:0",
         "redis://localhost:65536",
         "redis://localhost:port",
+        "redis://local\nhost",
         "redis://localhost:-1",
         "redis://localhost/db",
         "redis://localhost/-1",

@@ -6,6 +6,8 @@
 mod codec;
 mod connection;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod resp;
 mod scripts;

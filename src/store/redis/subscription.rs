@@ -93,7 +93,7 @@ impl Subscription for RedisSubscription {
 }
 
 /// One message. Malformed ones are nothing: whoever may publish on the channel must not be able to end the subscription.
-fn read(value: &Value, channel: &str) -> Option<Push> {
+pub(super) fn read(value: &Value, channel: &str) -> Option<Push> {
     let Value::Array(parts) = value else { return None };
     match &parts[..] {
         [Value::Bulk(b"message"), Value::Bulk(on), Value::Bulk(payload)] if *on == channel.as_bytes() => {
