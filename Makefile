@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sanitize fuzz sim planted bugs history reliability header fmt servers clean
+.PHONY: help build demo test bench soak sanitize fuzz sim planted model bugs history reliability header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ sim: ## SEEDS simulated histories (100000), each from its own seed
 planted: ## how many seeds the simulator takes to find each planted bug, up to SEEDS (30000)
 	DLOCK_SEEDS=$(or $(SEEDS),30000) $(CARGO) test --locked --release --features planted-bugs \
 		--target-dir target/planted --test simulator every_planted_bug_is_found -- --exact --nocapture
+
+model: ## explore the models of the protocol, at most STATES states each (3000000)
+	@$(PYTHON) tools/model.py $(STATES)
 
 bugs: ## put each bug that was found back in, in a copy: does its test find it?
 	@$(PYTHON) tools/bugs.py

@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Compiles the models of docs/model/ and explores some of their configurations: what `make model` does.
+
+    tools/model.py [STATES]      at most so many states each; 3,000,000 if not said, a run of minutes and gigabytes
+
+Each line says whether the configuration did what it must: those with the rules as built find nothing, and those that leave
+one out find a failure.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "target" / "model"
+
+# Model, beginning of the configurations' names, and whether they are to fail.
+RUNS = [("one_waiter", "F0 ", False), ("one_waiter", "R0", False), ("one_waiter", "R1", False), ("one_waiter", "R2", False),
+        ("one_waiter", "R3", False), ("one_waiter", "R4", False), ("one_waiter", "L1 ", True), ("one_waiter", "L1b", True),
+        ("one_waiter", "L6", True), ("one_waiter", "L7", True), ("one_waiter", "RL", True), ("many_waiters", "P fixed", False)]
+
+
+def main(arguments):
+    states = arguments[0] if arguments else "3000000"
+    TARGET.mkdir(parents=True, exist_ok=True)
+    failed = 0
+    for model in sorted({run[0] for run in RUNS}):
+        subprocess.run(["rustc", "-O", "-Awarnings", ROOT / "docs" / "model" / f"{model}.rs", "-o", TARGET / model], check=True)
+    for model, name, fails in RUNS:
+        output = subprocess.run([TARGET / model, states, name], stdout=subprocess.PIPE, text=True, check=True).stdout
+        results = re.findall(r"^(.{40,60}?) +(\d+) states depth.*?\b(PASS|pass|FAIL|fail)", output, re.MULTILINE)
+        if not results:
+            failed += 1
+            print(f"not ok - {model}: no configuration named {name}\n{output[-2000:]}")
+        for configuration, seen, verdict in results:
+            good = (verdict.upper() == "FAIL") == fails
+            failed += not good
+            found = "a failure, as it must be" if fails else "nothing"
+            print(f"{'ok' if good else 'not ok'} - {model}, {configuration.strip()}: {found if good else verdict} in {seen} states")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
