@@ -41,7 +41,10 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 WORKERS = ("c1", "c2", "c3", "go1")
 LOCKS = 2
 THREADS = 4
-LEASE_MS = 600
+# Of different processes. Who has no renewals has only that time.
+LEASES_MS = (300, 600, 1200)
+# How long the longest stop of a process or a server lasts: longer than any lease.
+STOP_SECONDS = 1.5
 # In calm: the lease of the dead, the claims of those who do not answer, a re-check, and everybody's turn, on a busy machine.
 SERVED_WITHIN_US = 20_000_000
 CALM_SECONDS = 1.0
@@ -62,7 +65,8 @@ class Worker:
         program = row.programs["go" if name.startswith("go") else "c"]
         row.seed += 1
         self.log = open(row.directory / f"{name}.{row.seed}.err", "wb")
-        self.process = start([program, url, LEASE_MS, name, row.directory / f"{name}.{row.seed}.history", row.register,
+        lease = row.random.choice(LEASES_MS)
+        self.process = start([program, url, lease, name, row.directory / f"{name}.{row.seed}.history", row.register,
                               row.threads, LOCKS, row.seed], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                              text=True)
 
@@ -168,7 +172,7 @@ class Row:
     def stop_process(self, process):
         """Stops it for a while that may outlast a lease."""
         os.kill(process.pid, signal.SIGSTOP)
-        self.pause(2.5 * LEASE_MS / 1000)
+        self.pause(STOP_SECONDS)
         self.struck += Path(f"/proc/{process.pid}/stat").read_text().rsplit(") ", 1)[1].startswith("T")
         os.kill(process.pid, signal.SIGCONT)
 
@@ -272,7 +276,7 @@ class NetworkDeliversLate(Network):
     def strike(self):
         for _ in range(self.random.randrange(2, 8)):
             self.proxy.silence_some()
-        self.pause(2.5 * LEASE_MS / 1000, 0.1)
+        self.pause(STOP_SECONDS, 0.1)
         self.proxy.heal()
 
 
@@ -311,7 +315,7 @@ class ServerSleeps(Row):
 
     def strike(self):
         begun = time.monotonic()
-        self.command("DEBUG", "SLEEP", self.random.uniform(0.05, 2.5 * LEASE_MS / 1000))
+        self.command("DEBUG", "SLEEP", self.random.uniform(0.05, STOP_SECONDS))
         self.struck += time.monotonic() - begun > 0.05
 
 
@@ -545,8 +549,9 @@ class Herd(Row):
         self.struck += self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         self.pause(0.3, 0.2)
         clients = int(re.search(rb"connected_clients:(\d+)", self.command("INFO", "clients")).group(1))
-        # Two for commands, one for renewals, one for messages in each process; ours; some that are just being closed.
-        if clients > 4 * len(WORKERS) + 12:
+        # Of the two lockers of a process each has two for commands, one for renewals, one for messages; ours; some that are
+        # just being closed.
+        if clients > 8 * len(WORKERS) + 12:
             raise AssertionError(f"{clients} connections of {len(WORKERS)} processes")
 
 

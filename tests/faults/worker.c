@@ -3,6 +3,9 @@
  *
  *     worker <url> <lease ms> <name> <history file> <register file> <threads> <locks> <seed>
  *
+ * Every fourth thread lives on its first lease: its locker does not renew. While there are faults, calls are cancelled
+ * here and there, and leases lengthened and shortened.
+ *
  * What the locks protect is the register file: one number a lock, the highest token that has written. A write that comes with
  * a lower one is refused.
  *
@@ -30,10 +33,12 @@ static const char *process;
 static uint64_t lease_ms;
 static int locks;
 static const char *register_path;
-static dlock_locker *locker;
+static dlock_locker *renewing, *expiring;
 static FILE *history;
 static atomic_int phase;
 static atomic_ulong acquisitions;
+static struct contender *contenders;
+static int threads;
 
 struct contender {
     int number;
@@ -124,6 +129,15 @@ static bool look(struct contender *me, int lock, uint64_t *until) {
     return true;
 }
 
+/* A longer or a shorter lease, from now on. How that ends, the next look shows. */
+static void extend(struct contender *me, int lock) {
+    dlock_error err;
+    dlock_status status = dlock_lock_extend(me->handles[lock], 100 + below(me, 2 * lease_ms), &err);
+    if (status != DLOCK_OK && status != DLOCK_ERR_LOST && status != DLOCK_ERR_NOT_CONNECTED && status != DLOCK_ERR_LOCKER) {
+        fatal("extend", &err);
+    }
+}
+
 /* Holds for a while, looks, and writes. False: the lock was lost. */
 static bool work(struct contender *me, int lock, uint64_t token) {
     bool faults = atomic_load(&phase) == FAULTS;
@@ -142,6 +156,9 @@ static bool work(struct contender *me, int lock, uint64_t token) {
             pause_us(below(me, 3 * lease_ms * 1000)); /* looked, dawdled, writes */
         }
         write_register(me, lock, token);
+        if (faults && below(me, 40) == 0) {
+            extend(me, lock);
+        }
         pause_us(below(me, 4000));
     }
     return true;
@@ -193,6 +210,17 @@ static void *contend(void *argument) {
     return NULL;
 }
 
+/* Ends whatever some handle waits for, until the calm. */
+static void *cancel(void *argument) {
+    struct contender me = {.random = (uint64_t)(uintptr_t)argument | 1};
+    while (atomic_load(&phase) == FAULTS) {
+        int number = (int)below(&me, (uint64_t)threads), lock = (int)below(&me, (uint64_t)locks);
+        dlock_lock_cancel(contenders[number].handles[lock], NULL);
+        pause_us(below(&me, 100000));
+    }
+    return NULL;
+}
+
 /* A handle for each lock, as soon as the server can be reached. */
 static void open_handles(struct contender *me) {
     for (int lock = 0; lock < locks; lock++) {
@@ -200,6 +228,7 @@ static void open_handles(struct contender *me) {
         dlock_error err;
         dlock_status status;
         snprintf(name, sizeof name, "lock%d", lock);
+        const dlock_locker *locker = me->number % 4 == 3 ? expiring : renewing;
         while ((status = dlock_lock_new(locker, name, "faults", &me->handles[lock], &err)) == DLOCK_ERR_NOT_CONNECTED) {
             pause_us(5000);
         }
@@ -213,12 +242,13 @@ static void open_handles(struct contender *me) {
     }
 }
 
-static dlock_locker *open_locker(const char *url) {
+static dlock_locker *open_locker(const char *url, bool renews) {
     dlock_options *options = NULL;
     dlock_locker *opened = NULL;
     dlock_error err;
     if (dlock_options_new(&options, &err) != DLOCK_OK || dlock_options_set_url(options, url, &err) != DLOCK_OK ||
         dlock_options_set_lease_ms(options, lease_ms, &err) != DLOCK_OK ||
+        dlock_options_set_auto_renew(options, renews, &err) != DLOCK_OK ||
         dlock_options_set_connect_timeout_ms(options, 500, &err) != DLOCK_OK ||
         dlock_options_set_response_timeout_ms(options, 500, &err) != DLOCK_OK ||
         dlock_locker_new(options, &opened, &err) != DLOCK_OK) {
@@ -237,7 +267,7 @@ int main(int argc, char **argv) {
     process = argv[3];
     history = fopen(argv[4], "ae");
     register_path = argv[5];
-    int threads = atoi(argv[6]);
+    threads = atoi(argv[6]);
     locks = atoi(argv[7]);
     uint64_t seed = strtoull(argv[8], NULL, 10);
     if (!history || locks < 1 || locks > MAX_LOCKS) {
@@ -245,8 +275,9 @@ int main(int argc, char **argv) {
     }
     setvbuf(history, NULL, _IOLBF, 1 << 16);
     fprintf(history, "history 1\n");
-    locker = open_locker(argv[1]);
-    struct contender *all = calloc((size_t)threads, sizeof *all);
+    renewing = open_locker(argv[1], true);
+    expiring = open_locker(argv[1], false);
+    struct contender *all = contenders = calloc((size_t)threads, sizeof *all);
     pthread_t *ids = calloc((size_t)threads, sizeof *ids);
     for (int n = 0; n < threads; n++) {
         all[n].number = n;
@@ -256,17 +287,22 @@ int main(int argc, char **argv) {
     for (int n = 0; n < threads; n++) {
         pthread_create(&ids[n], NULL, contend, &all[n]);
     }
+    pthread_t canceller;
+    pthread_create(&canceller, NULL, cancel, (void *)(uintptr_t)seed);
     printf("ready\n");
     fflush(stdout);
     char line[64];
     while (fgets(line, sizeof line, stdin) && strcmp(line, "stop\n") != 0) {
         if (strcmp(line, "calm\n") == 0) {
             atomic_store(&phase, CALM);
+            pthread_join(canceller, NULL); /* what is asked for from now on is not cancelled */
             printf("calm\n");
             fflush(stdout);
         }
     }
-    atomic_store(&phase, STOP);
+    if (atomic_exchange(&phase, STOP) == FAULTS) {
+        pthread_join(canceller, NULL);
+    }
     for (int n = 0; n < threads; n++) {
         pthread_join(ids[n], NULL);
         for (int lock = 0; lock < locks; lock++) {
@@ -274,7 +310,8 @@ int main(int argc, char **argv) {
         }
         close(all[n].reg);
     }
-    dlock_locker_free(locker);
+    dlock_locker_free(renewing);
+    dlock_locker_free(expiring);
     printf("done %lu\n", atomic_load(&acquisitions));
     free(all);
     free(ids);

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -99,9 +100,15 @@ func (c *contender) ask(lock int) error {
 		way = c.below(100)
 	}
 	switch {
-	case way < 45:
+	case way < 40:
 		c.note("asks", at, lock, "")
 		return c.locker.Lock(handle)
+	case way < 45:
+		patience := time.Duration(20+c.below(500)) * time.Millisecond
+		c.note("asks", at, lock, fmt.Sprintf(" deadline=%d", at))
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return c.locker.LockContext(ctx, handle)
 	case way < 75:
 		timeout := time.Duration(20+c.below(2000)) * time.Millisecond
 		c.note("asks", at, lock, fmt.Sprintf(" deadline=%d", at+timeout.Microseconds()))
@@ -142,6 +149,9 @@ func (c *contender) work(lock int, token uint64) bool {
 			c.pause(3 * lease) // looked, dawdled, writes
 		}
 		c.write(lock, token)
+		if disturbed && c.below(40) == 0 {
+			_ = c.locker.Extend(c.handles[lock], 100*time.Millisecond+time.Duration(c.below(int(2*lease))))
+		}
 		c.pause(4 * time.Millisecond)
 	}
 	return true
@@ -215,12 +225,18 @@ func main() {
 		fatal("the history", err)
 	}
 	_, _ = history.WriteString("history 1\n")
-	locker := dlock.New(dlock.WithURL(os.Args[1]), dlock.WithLease(lease),
-		dlock.WithConnectTimeout(500*time.Millisecond), dlock.WithResponseTimeout(500*time.Millisecond))
+	open := func(renews bool) *dlock.RedisLocker {
+		return dlock.New(dlock.WithURL(os.Args[1]), dlock.WithLease(lease), dlock.WithAutoRenew(renews),
+			dlock.WithConnectTimeout(500*time.Millisecond), dlock.WithResponseTimeout(500*time.Millisecond))
+	}
+	renewing, expiring := open(true), open(false)
 	threads, seed := number(os.Args[6]), uint64(number(os.Args[8]))
 	all := make([]*contender, threads)
 	for n := range all {
-		all[n] = &contender{number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), locker: locker}
+		all[n] = &contender{number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), locker: renewing}
+		if n%4 == 3 {
+			all[n].locker = expiring
+		}
 		all[n].open(os.Args[5])
 	}
 	var running sync.WaitGroup
@@ -243,8 +259,10 @@ func main() {
 	}
 	phase.Store(stop)
 	running.Wait()
-	if err := locker.Close(); err != nil {
-		fatal("closing", err)
+	for _, locker := range []*dlock.RedisLocker{renewing, expiring} {
+		if err := locker.Close(); err != nil {
+			fatal("closing", err)
+		}
 	}
 	fmt.Printf("done %d\n", acquisitions.Load())
 }
