@@ -39,10 +39,14 @@ INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve(
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 WORKERS = ("c1", "c2", "c3", "go1")
+# Those that do not go through the bad network.
+NEAR = ("c3",)
 LOCKS = 2
 THREADS = 4
 # Of different processes. Who has no renewals has only that time.
 LEASES_MS = (300, 600, 1200)
+# Shorter than a lease: a silent server is given up. Longer: its answer comes when the lease is over.
+TIMEOUTS_MS = (500, 2500)
 # How long the longest stop of a process or a server lasts: longer than any lease.
 STOP_SECONDS = 1.5
 # In calm: the lease of the dead, the claims of those who do not answer, a re-check, and everybody's turn, on a busy machine.
@@ -65,8 +69,8 @@ class Worker:
         program = row.programs["go" if name.startswith("go") else "c"]
         row.seed += 1
         self.log = open(row.directory / f"{name}.{row.seed}.err", "wb")
-        lease = row.random.choice(LEASES_MS)
-        self.process = start([program, url, lease, name, row.directory / f"{name}.{row.seed}.history", row.register,
+        lease, timeout = row.random.choice(LEASES_MS), row.random.choice(TIMEOUTS_MS)
+        self.process = start([program, url, lease, timeout, name, row.directory / f"{name}.{row.seed}.history", row.register,
                               row.threads, LOCKS, row.seed], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                              text=True)
 
@@ -185,7 +189,9 @@ class Row:
         try:
             self.prepare()
             for name in WORKERS:
-                self.workers[name] = Worker(self, name, self.url)
+                # Who is near the server is quick to take what another, far away, may believe to hold.
+                near = self.proxied and name in NEAR
+                self.workers[name] = Worker(self, name, self.server.url if near else self.url)
             for worker in self.workers.values():
                 worker.says("ready")
             self.disturb()
@@ -261,7 +267,7 @@ class Network(Row):
 
 class NetworkDelays(Network):
     def strike(self):
-        self.proxy.delay = self.random.choice([0.0, 0.005, 0.05, 0.3])
+        self.proxy.delay = self.random.choice([0.0, 0.005, 0.05, 0.3, 1.0])
 
 
 class NetworkFallsSilent(Network):
@@ -495,8 +501,9 @@ class SubscribersTooSlow(Row):
         self.command("CONFIG", "SET", "client-output-buffer-limit", "pubsub 65536 0 0")
 
     def strike(self):
+        flood = "for _ = 1, 100 do redis.call('PUBLISH', ARGV[1], ARGV[2]) end"
         for channel in self.command("PUBSUB", "CHANNELS"):
-            self.command("PUBLISH", channel, b"x" * 1_000_000)
+            self.command("EVAL", flood, "0", channel, b"x" * 10_000)
 
     def strikes(self):
         log = Path(self.server.directory, "log").read_text(errors="replace")

@@ -1,7 +1,7 @@
 /* One process of a run with faults: threads that take turns on a few locks and write down what they see, in the format of
  * tests/history/src/file.rs. It knows nothing of the faults.
  *
- *     worker <url> <lease ms> <name> <history file> <register file> <threads> <locks> <seed>
+ *     worker <url> <lease ms> <timeout ms> <name> <history file> <register file> <threads> <locks> <seed>
  *
  * Every fourth thread lives on its first lease: its locker does not renew. While there are faults, calls are cancelled
  * here and there, and leases lengthened and shortened.
@@ -30,7 +30,7 @@ enum { MAX_LOCKS = 16 };
 enum phase { FAULTS, CALM, STOP };
 
 static const char *process;
-static uint64_t lease_ms;
+static uint64_t lease_ms, timeout_ms; /* the timeout: of connecting, and of an answer */
 static int locks;
 static const char *register_path;
 static dlock_locker *renewing, *expiring;
@@ -67,6 +67,9 @@ static uint64_t below(struct contender *me, uint64_t bound) {
     me->random ^= me->random << 17;
     return me->random % bound;
 }
+
+/* Does its locker not renew? */
+static bool expires(const struct contender *me) { return me->number % 4 == 3; }
 
 /* One line; stdio locks the stream, and the line is in the file before this returns. */
 __attribute__((format(printf, 5, 6))) static void note(const char *kind, uint64_t at, const struct contender *me, int lock,
@@ -142,8 +145,8 @@ static void extend(struct contender *me, int lock) {
 static bool work(struct contender *me, int lock, uint64_t token) {
     bool faults = atomic_load(&phase) == FAULTS;
     uint64_t steps = 1 + below(me, 4);
-    if (faults && below(me, 200) == 0) {
-        pause_us(below(me, 2 * lease_ms * 1000)); /* lives on its renewals */
+    if (faults && below(me, expires(me) ? 12 : 100) == 0) {
+        pause_us(below(me, 2 * lease_ms * 1000)); /* lives on its renewals, or to the end of its lease */
     }
     for (uint64_t step = 0; step < steps; step++) {
         uint64_t until = 0;
@@ -216,7 +219,7 @@ static void *cancel(void *argument) {
     while (atomic_load(&phase) == FAULTS) {
         int number = (int)below(&me, (uint64_t)threads), lock = (int)below(&me, (uint64_t)locks);
         dlock_lock_cancel(contenders[number].handles[lock], NULL);
-        pause_us(below(&me, 100000));
+        pause_us(below(&me, 50000));
     }
     return NULL;
 }
@@ -228,7 +231,7 @@ static void open_handles(struct contender *me) {
         dlock_error err;
         dlock_status status;
         snprintf(name, sizeof name, "lock%d", lock);
-        const dlock_locker *locker = me->number % 4 == 3 ? expiring : renewing;
+        const dlock_locker *locker = expires(me) ? expiring : renewing;
         while ((status = dlock_lock_new(locker, name, "faults", &me->handles[lock], &err)) == DLOCK_ERR_NOT_CONNECTED) {
             pause_us(5000);
         }
@@ -249,8 +252,8 @@ static dlock_locker *open_locker(const char *url, bool renews) {
     if (dlock_options_new(&options, &err) != DLOCK_OK || dlock_options_set_url(options, url, &err) != DLOCK_OK ||
         dlock_options_set_lease_ms(options, lease_ms, &err) != DLOCK_OK ||
         dlock_options_set_auto_renew(options, renews, &err) != DLOCK_OK ||
-        dlock_options_set_connect_timeout_ms(options, 500, &err) != DLOCK_OK ||
-        dlock_options_set_response_timeout_ms(options, 500, &err) != DLOCK_OK ||
+        dlock_options_set_connect_timeout_ms(options, timeout_ms, &err) != DLOCK_OK ||
+        dlock_options_set_response_timeout_ms(options, timeout_ms, &err) != DLOCK_OK ||
         dlock_locker_new(options, &opened, &err) != DLOCK_OK) {
         fatal("no locker", &err);
     }
@@ -259,17 +262,18 @@ static dlock_locker *open_locker(const char *url, bool renews) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) {
-        fprintf(stderr, "usage: worker <url> <lease ms> <name> <history> <register> <threads> <locks> <seed>\n");
+    if (argc != 10) {
+        fprintf(stderr, "usage: worker <url> <lease ms> <timeout ms> <name> <history> <register> <threads> <locks> <seed>\n");
         return 2;
     }
     lease_ms = strtoull(argv[2], NULL, 10);
-    process = argv[3];
-    history = fopen(argv[4], "ae");
-    register_path = argv[5];
-    threads = atoi(argv[6]);
-    locks = atoi(argv[7]);
-    uint64_t seed = strtoull(argv[8], NULL, 10);
+    timeout_ms = strtoull(argv[3], NULL, 10);
+    process = argv[4];
+    history = fopen(argv[5], "ae");
+    register_path = argv[6];
+    threads = atoi(argv[7]);
+    locks = atoi(argv[8]);
+    uint64_t seed = strtoull(argv[9], NULL, 10);
     if (!history || locks < 1 || locks > MAX_LOCKS) {
         fatal("arguments", NULL);
     }
