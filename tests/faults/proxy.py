@@ -29,6 +29,7 @@ class Proxy:
     def __init__(self, server_port, seed):
         self.server_port = server_port
         self.delay = 0.0
+        self.disturbed = 0  # pieces that were delayed, kept back or cut
         self.random = random.Random(seed)
         self.connections = []
         self.changed = threading.Condition()
@@ -66,12 +67,14 @@ class Proxy:
                 if self.delay:
                     time.sleep(self.random.uniform(0, self.delay))
                 with self.changed:
+                    self.disturbed += bool(self.delay or connection.silent[direction])
                     self.changed.wait_for(lambda: not connection.silent[direction] or not connection.alive)
                     left = connection.cut_after[direction]
                 if not piece or not connection.alive:
                     break
                 if left is not None and left < len(piece):
                     target.sendall(piece[:left])
+                    self.disturbed += 1
                     break
                 if left is not None:
                     connection.cut_after[direction] = left - len(piece)

@@ -1,7 +1,10 @@
 /* One process of a run with faults: threads that take turns on a few locks and write down what they see, in the format of
  * tests/history/src/file.rs. It knows nothing of the faults.
  *
- *     worker <url> <lease ms> <name> <history file> <register file> <threads> <locks> <seed>
+ *     worker <url> <lease ms> <timeout ms> <name> <history file> <register file> <threads> <locks> <seed>
+ *
+ * Every fourth thread lives on its first lease: its locker does not renew. While there are faults, calls are cancelled
+ * here and there, and leases lengthened and shortened.
  *
  * What the locks protect is the register file: one number a lock, the highest token that has written. A write that comes with
  * a lower one is refused.
@@ -27,13 +30,15 @@ enum { MAX_LOCKS = 16 };
 enum phase { FAULTS, CALM, STOP };
 
 static const char *process;
-static uint64_t lease_ms;
+static uint64_t lease_ms, timeout_ms; /* the timeout: of connecting, and of an answer */
 static int locks;
 static const char *register_path;
-static dlock_locker *locker;
+static dlock_locker *renewing, *expiring;
 static FILE *history;
 static atomic_int phase;
 static atomic_ulong acquisitions;
+static struct contender *contenders;
+static int threads;
 
 struct contender {
     int number;
@@ -62,6 +67,9 @@ static uint64_t below(struct contender *me, uint64_t bound) {
     me->random ^= me->random << 17;
     return me->random % bound;
 }
+
+/* Does its locker not renew? */
+static bool expires(const struct contender *me) { return me->number % 4 == 3; }
 
 /* One line; stdio locks the stream, and the line is in the file before this returns. */
 __attribute__((format(printf, 5, 6))) static void note(const char *kind, uint64_t at, const struct contender *me, int lock,
@@ -124,12 +132,21 @@ static bool look(struct contender *me, int lock, uint64_t *until) {
     return true;
 }
 
+/* A longer or a shorter lease, from now on. How that ends, the next look shows. */
+static void extend(struct contender *me, int lock) {
+    dlock_error err;
+    dlock_status status = dlock_lock_extend(me->handles[lock], 100 + below(me, 2 * lease_ms), &err);
+    if (status != DLOCK_OK && status != DLOCK_ERR_LOST && status != DLOCK_ERR_NOT_CONNECTED && status != DLOCK_ERR_LOCKER) {
+        fatal("extend", &err);
+    }
+}
+
 /* Holds for a while, looks, and writes. False: the lock was lost. */
 static bool work(struct contender *me, int lock, uint64_t token) {
     bool faults = atomic_load(&phase) == FAULTS;
     uint64_t steps = 1 + below(me, 4);
-    if (faults && below(me, 200) == 0) {
-        pause_us(below(me, 2 * lease_ms * 1000)); /* lives on its renewals */
+    if (faults && below(me, expires(me) ? 12 : 100) == 0) {
+        pause_us(below(me, 2 * lease_ms * 1000)); /* lives on its renewals, or to the end of its lease */
     }
     for (uint64_t step = 0; step < steps; step++) {
         uint64_t until = 0;
@@ -142,6 +159,9 @@ static bool work(struct contender *me, int lock, uint64_t token) {
             pause_us(below(me, 3 * lease_ms * 1000)); /* looked, dawdled, writes */
         }
         write_register(me, lock, token);
+        if (faults && below(me, 40) == 0) {
+            extend(me, lock);
+        }
         pause_us(below(me, 4000));
     }
     return true;
@@ -193,6 +213,17 @@ static void *contend(void *argument) {
     return NULL;
 }
 
+/* Ends whatever some handle waits for, until the calm. */
+static void *cancel(void *argument) {
+    struct contender me = {.random = (uint64_t)(uintptr_t)argument | 1};
+    while (atomic_load(&phase) == FAULTS) {
+        int number = (int)below(&me, (uint64_t)threads), lock = (int)below(&me, (uint64_t)locks);
+        dlock_lock_cancel(contenders[number].handles[lock], NULL);
+        pause_us(below(&me, 50000));
+    }
+    return NULL;
+}
+
 /* A handle for each lock, as soon as the server can be reached. */
 static void open_handles(struct contender *me) {
     for (int lock = 0; lock < locks; lock++) {
@@ -200,6 +231,7 @@ static void open_handles(struct contender *me) {
         dlock_error err;
         dlock_status status;
         snprintf(name, sizeof name, "lock%d", lock);
+        const dlock_locker *locker = expires(me) ? expiring : renewing;
         while ((status = dlock_lock_new(locker, name, "faults", &me->handles[lock], &err)) == DLOCK_ERR_NOT_CONNECTED) {
             pause_us(5000);
         }
@@ -213,14 +245,15 @@ static void open_handles(struct contender *me) {
     }
 }
 
-static dlock_locker *open_locker(const char *url) {
+static dlock_locker *open_locker(const char *url, bool renews) {
     dlock_options *options = NULL;
     dlock_locker *opened = NULL;
     dlock_error err;
     if (dlock_options_new(&options, &err) != DLOCK_OK || dlock_options_set_url(options, url, &err) != DLOCK_OK ||
         dlock_options_set_lease_ms(options, lease_ms, &err) != DLOCK_OK ||
-        dlock_options_set_connect_timeout_ms(options, 500, &err) != DLOCK_OK ||
-        dlock_options_set_response_timeout_ms(options, 500, &err) != DLOCK_OK ||
+        dlock_options_set_auto_renew(options, renews, &err) != DLOCK_OK ||
+        dlock_options_set_connect_timeout_ms(options, timeout_ms, &err) != DLOCK_OK ||
+        dlock_options_set_response_timeout_ms(options, timeout_ms, &err) != DLOCK_OK ||
         dlock_locker_new(options, &opened, &err) != DLOCK_OK) {
         fatal("no locker", &err);
     }
@@ -229,24 +262,26 @@ static dlock_locker *open_locker(const char *url) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 9) {
-        fprintf(stderr, "usage: worker <url> <lease ms> <name> <history> <register> <threads> <locks> <seed>\n");
+    if (argc != 10) {
+        fprintf(stderr, "usage: worker <url> <lease ms> <timeout ms> <name> <history> <register> <threads> <locks> <seed>\n");
         return 2;
     }
     lease_ms = strtoull(argv[2], NULL, 10);
-    process = argv[3];
-    history = fopen(argv[4], "ae");
-    register_path = argv[5];
-    int threads = atoi(argv[6]);
-    locks = atoi(argv[7]);
-    uint64_t seed = strtoull(argv[8], NULL, 10);
+    timeout_ms = strtoull(argv[3], NULL, 10);
+    process = argv[4];
+    history = fopen(argv[5], "ae");
+    register_path = argv[6];
+    threads = atoi(argv[7]);
+    locks = atoi(argv[8]);
+    uint64_t seed = strtoull(argv[9], NULL, 10);
     if (!history || locks < 1 || locks > MAX_LOCKS) {
         fatal("arguments", NULL);
     }
     setvbuf(history, NULL, _IOLBF, 1 << 16);
     fprintf(history, "history 1\n");
-    locker = open_locker(argv[1]);
-    struct contender *all = calloc((size_t)threads, sizeof *all);
+    renewing = open_locker(argv[1], true);
+    expiring = open_locker(argv[1], false);
+    struct contender *all = contenders = calloc((size_t)threads, sizeof *all);
     pthread_t *ids = calloc((size_t)threads, sizeof *ids);
     for (int n = 0; n < threads; n++) {
         all[n].number = n;
@@ -256,17 +291,22 @@ int main(int argc, char **argv) {
     for (int n = 0; n < threads; n++) {
         pthread_create(&ids[n], NULL, contend, &all[n]);
     }
+    pthread_t canceller;
+    pthread_create(&canceller, NULL, cancel, (void *)(uintptr_t)seed);
     printf("ready\n");
     fflush(stdout);
     char line[64];
     while (fgets(line, sizeof line, stdin) && strcmp(line, "stop\n") != 0) {
         if (strcmp(line, "calm\n") == 0) {
             atomic_store(&phase, CALM);
+            pthread_join(canceller, NULL); /* what is asked for from now on is not cancelled */
             printf("calm\n");
             fflush(stdout);
         }
     }
-    atomic_store(&phase, STOP);
+    if (atomic_exchange(&phase, STOP) == FAULTS) {
+        pthread_join(canceller, NULL);
+    }
     for (int n = 0; n < threads; n++) {
         pthread_join(ids[n], NULL);
         for (int lock = 0; lock < locks; lock++) {
@@ -274,7 +314,8 @@ int main(int argc, char **argv) {
         }
         close(all[n].reg);
     }
-    dlock_locker_free(locker);
+    dlock_locker_free(renewing);
+    dlock_locker_free(expiring);
     printf("done %lu\n", atomic_load(&acquisitions));
     free(all);
     free(ids);

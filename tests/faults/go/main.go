@@ -1,11 +1,12 @@
 // One process of a run with faults: the same as worker.c, by the Go package. What it writes down, and what it hears on
 // stdin, is described there.
 //
-//	worker <url> <lease ms> <name> <history file> <register file> <threads> <locks> <seed>
+//	worker <url> <lease ms> <timeout ms> <name> <history file> <register file> <threads> <locks> <seed>
 package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -59,6 +60,9 @@ func fatal(what string, err error) {
 	os.Exit(2)
 }
 
+// expires: its locker does not renew.
+func (c *contender) expires() bool { return c.number%4 == 3 }
+
 func (c *contender) below(bound int) int { return c.random.IntN(bound) }
 
 func (c *contender) pause(atMost time.Duration) {
@@ -99,9 +103,15 @@ func (c *contender) ask(lock int) error {
 		way = c.below(100)
 	}
 	switch {
-	case way < 45:
+	case way < 40:
 		c.note("asks", at, lock, "")
 		return c.locker.Lock(handle)
+	case way < 45:
+		patience := time.Duration(20+c.below(500)) * time.Millisecond
+		c.note("asks", at, lock, fmt.Sprintf(" deadline=%d", at))
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return c.locker.LockContext(ctx, handle)
 	case way < 75:
 		timeout := time.Duration(20+c.below(2000)) * time.Millisecond
 		c.note("asks", at, lock, fmt.Sprintf(" deadline=%d", at+timeout.Microseconds()))
@@ -128,8 +138,12 @@ func (c *contender) look(lock int) (until int64, held bool) {
 // work holds for a while, looks, and writes. False: the lock was lost.
 func (c *contender) work(lock int, token uint64) bool {
 	disturbed := phase.Load() == faults
-	if disturbed && c.below(200) == 0 {
-		c.pause(2 * lease) // lives on its renewals
+	seldom := 100
+	if c.expires() {
+		seldom = 12
+	}
+	if disturbed && c.below(seldom) == 0 {
+		c.pause(2 * lease) // lives on its renewals, or to the end of its lease
 	}
 	for range 1 + c.below(4) {
 		until, held := c.look(lock)
@@ -142,6 +156,9 @@ func (c *contender) work(lock int, token uint64) bool {
 			c.pause(3 * lease) // looked, dawdled, writes
 		}
 		c.write(lock, token)
+		if disturbed && c.below(40) == 0 {
+			_ = c.locker.Extend(c.handles[lock], 100*time.Millisecond+time.Duration(c.below(int(2*lease))))
+		}
 		c.pause(4 * time.Millisecond)
 	}
 	return true
@@ -206,22 +223,29 @@ func number(text string) int {
 }
 
 func main() {
-	if len(os.Args) != 9 {
-		fatal("arguments", errors.New("<url> <lease ms> <name> <history> <register> <threads> <locks> <seed>"))
+	if len(os.Args) != 10 {
+		fatal("arguments", errors.New("<url> <lease ms> <timeout ms> <name> <history> <register> <threads> <locks> <seed>"))
 	}
-	lease, process, locks = time.Duration(number(os.Args[2]))*time.Millisecond, os.Args[3], number(os.Args[7])
+	lease, process, locks = time.Duration(number(os.Args[2]))*time.Millisecond, os.Args[4], number(os.Args[8])
 	var err error
-	if history, err = os.OpenFile(os.Args[4], os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
+	if history, err = os.OpenFile(os.Args[5], os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		fatal("the history", err)
 	}
 	_, _ = history.WriteString("history 1\n")
-	locker := dlock.New(dlock.WithURL(os.Args[1]), dlock.WithLease(lease),
-		dlock.WithConnectTimeout(500*time.Millisecond), dlock.WithResponseTimeout(500*time.Millisecond))
-	threads, seed := number(os.Args[6]), uint64(number(os.Args[8]))
+	timeout := time.Duration(number(os.Args[3])) * time.Millisecond
+	open := func(renews bool) *dlock.RedisLocker {
+		return dlock.New(dlock.WithURL(os.Args[1]), dlock.WithLease(lease), dlock.WithAutoRenew(renews),
+			dlock.WithConnectTimeout(timeout), dlock.WithResponseTimeout(timeout))
+	}
+	renewing, expiring := open(true), open(false)
+	threads, seed := number(os.Args[7]), uint64(number(os.Args[9]))
 	all := make([]*contender, threads)
 	for n := range all {
-		all[n] = &contender{number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), locker: locker}
-		all[n].open(os.Args[5])
+		all[n] = &contender{number: n, random: rand.New(rand.NewPCG(seed, uint64(n))), locker: renewing}
+		if all[n].expires() {
+			all[n].locker = expiring
+		}
+		all[n].open(os.Args[6])
 	}
 	var running sync.WaitGroup
 	for _, c := range all {
@@ -243,8 +267,10 @@ func main() {
 	}
 	phase.Store(stop)
 	running.Wait()
-	if err := locker.Close(); err != nil {
-		fatal("closing", err)
+	for _, locker := range []*dlock.RedisLocker{renewing, expiring} {
+		if err := locker.Close(); err != nil {
+			fatal("closing", err)
+		}
 	}
 	fmt.Printf("done %d\n", acquisitions.Load())
 }
