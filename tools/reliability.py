@@ -103,22 +103,17 @@ def faults(_seeds):
     """What each kind of fault on real servers led to."""
     run(["cargo", "build", "--locked", "--release"])
     output = run([sys.executable, "tests/faults/run.py", "--seconds", "5"])
-    pattern = (r"^ok - (.+): (\d+) faults, (\d+) acquisitions, (\d+) writes accepted, (\d+) stale ones refused, "
+    pattern = (r"^ok - (.+) \[(.+)\]: \d+ faults, struck (\d+) times, (\d+) acquisitions, (\d+) writes accepted, (\d+) stale ones refused, "
                r"(\d+) excused overlaps$")
     rows = re.findall(pattern, output, re.MULTILINE)
-    server = find(r"^# seed (\d+), (.+)$", output)
-    total = [sum(int(row[column]) for row in rows) for column in range(1, 6)]
+    seed = find(r"^# seed (\d+)", output).group(1)
+    total = [sum(int(row[column]) for row in rows) for column in range(2, 7)]
     sums = ["**all**", *map(thousands, total)]
-    lines = [[row[0], *map(thousands, row[1:])] for row in sorted(rows)]
+    lines = [[row[0], *map(thousands, row[2:])] for row in sorted(rows)]
     return "\n\n".join([
-        f"`tests/faults/run.py --seconds 5`, {version(server.group(2))}, seed {server.group(1)}, commit {commit()}: {len(rows)} of "
+        f"`tests/faults/run.py --seconds 5`, {rows[0][1]}, seed {seed}, commit {commit()}: {len(rows)} of "
         f"{len(rows)} kinds of fault, **0 violations**.",
         table(["fault", "struck", "acquisitions", "writes accepted", "stale writes refused", "excused overlaps"], [*lines, sums])])
-
-
-def version(server):
-    found = re.search(r"(Redis|Valkey) server v=(\S+)", run([server, "--version"]))
-    return f"{found.group(1)} {found.group(2)}" if found else server
 
 
 def bugs(_seeds):
