@@ -31,8 +31,10 @@ fn play(
     number: usize,
     plan: Option<Plan>,
 ) -> Result<(Vec<Seen>, usize, Outcome), String> {
+    let stays_out = plan.as_ref().is_some_and(|plan| matches!(plan.fate, Fate::Silent(_) | Fate::Late(_)));
+    let response_timeout = if stays_out { stories::RESPONSE_TIMEOUT } else { PATIENCE / 4 };
     let relay = Relay::start(server.port(), plan);
-    let setting = Setting { server, relay: &relay, name: format!("{} {number:06}.", story.name) };
+    let setting = Setting { server, relay: &relay, response_timeout, name: format!("{} {number:06}.", story.name) };
     let outcome = (story.play)(&setting)?;
     let deadline = Instant::now() + PATIENCE;
     loop {

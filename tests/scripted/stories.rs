@@ -14,6 +14,7 @@ use super::relay::{Fate, Relay};
 pub const GROUP: &str = "g";
 /// Longer than a story, so that what is left behind is seen.
 const LEASE_MS: u64 = 60_000;
+/// Where answers stay out. Elsewhere nobody waits for that long, and a machine that is busy must not look like it.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a story ended.
@@ -67,6 +68,7 @@ pub struct Setting<'a> {
     pub server: &'a RedisServer,
     pub relay: &'a Relay,
     pub name: String,
+    pub response_timeout: Duration,
 }
 
 type Told<T = ()> = Result<T, End>;
@@ -106,7 +108,7 @@ fn locker(url: &str, lease_ms: u64, response_timeout: Duration) -> Locker {
 impl Setting<'_> {
     /// One that is disturbed.
     fn locker(&self) -> Locker {
-        locker(&self.relay.url(), LEASE_MS, RESPONSE_TIMEOUT)
+        locker(&self.relay.url(), LEASE_MS, self.response_timeout)
     }
 
     /// One that is not.
@@ -264,8 +266,8 @@ fn to_a_waiter_here(setting: &Setting) -> Result<Outcome, String> {
 
 /// Holds until its lease was renewed.
 fn a_renewal(setting: &Setting) -> Result<Outcome, String> {
-    let lease_ms = 300;
-    let locker = locker(&setting.relay.url(), lease_ms, RESPONSE_TIMEOUT);
+    let lease_ms = 1_500; // longer than any answer stays out
+    let locker = locker(&setting.relay.url(), lease_ms, setting.response_timeout);
     let told = (|| {
         let lock = setting.lock(&locker)?;
         lock.acquire()?;
