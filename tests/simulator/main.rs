@@ -33,13 +33,14 @@ fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-/// The seeds being run, and since when: an engine that never returns cannot be stopped, only be told of.
-static RUNNING: Mutex<BTreeMap<u64, Instant>> = Mutex::new(BTreeMap::new());
-const STUCK: Duration = Duration::from_secs(60);
+/// The seeds being run, and how often each was looked at: an engine that never returns cannot be stopped, only be told of.
+static RUNNING: Mutex<BTreeMap<u64, u32>> = Mutex::new(BTreeMap::new());
+/// So many looks, a second apart. Counted, so that a run that is stopped and continued is not taken for stuck.
+const STUCK: u32 = 60;
 /// How often a long run says how far it is.
 const PROGRESS: Duration = Duration::from_secs(60);
 
-fn running() -> MutexGuard<'static, BTreeMap<u64, Instant>> {
+fn running() -> MutexGuard<'static, BTreeMap<u64, u32>> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -48,7 +49,9 @@ fn watch() {
     ONCE.call_once(|| {
         let looks = || loop {
             std::thread::sleep(Duration::from_secs(1));
-            if let Some((seed, _)) = running().iter().find(|(_, since)| since.elapsed() > STUCK) {
+            let mut running = running();
+            running.values_mut().for_each(|looks| *looks += 1);
+            if let Some((seed, _)) = running.iter().find(|(_, looks)| **looks > STUCK) {
                 eprintln!(
                     "seed {seed}: the engine does not return; DLOCK_SEED={seed} cargo test --test simulator histories"
                 );
@@ -62,7 +65,7 @@ fn watch() {
 fn run(seed: u64, keep: usize) -> Result<Stats, String> {
     watch();
     trace::start(keep);
-    running().insert(seed, Instant::now());
+    running().insert(seed, 0);
     let result = run_seed(seed);
     running().remove(&seed);
     result
