@@ -2,7 +2,7 @@
 //! combining, Hendler et al. 2010). Knows requests and replies, not what they mean.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::signal::Watch;
@@ -14,6 +14,7 @@ pub struct Link {
     state: Mutex<State>,
     /// For a forked child, which must take no mutex: the descriptor, or -1.
     fd: AtomicI32,
+    unanswered: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -58,7 +59,7 @@ impl State {
 
 impl Link {
     pub fn new() -> Self {
-        Link { state: Mutex::new(State::default()), fd: AtomicI32::new(-1) }
+        Link { state: Mutex::new(State::default()), fd: AtomicI32::new(-1), unanswered: AtomicUsize::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -81,9 +82,15 @@ impl Link {
         self.state().connection.is_some()
     }
 
-    /// How many calls wait for a driver here.
+    /// How many requests have no reply yet.
     pub fn crowd(&self) -> usize {
-        self.state().callers.len()
+        self.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// So many replies came. (Those of a link that was taken down meanwhile are counted no more.)
+    pub fn answered(&self, count: usize) {
+        let left = |unanswered: usize| Some(unanswered.saturating_sub(count));
+        let _ = self.unanswered.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
     }
 
     /// `Err`: the link is down.
@@ -93,6 +100,7 @@ impl Link {
             return Err(id);
         }
         state.inbox.push((id, request));
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
         Ok(if state.connection.is_some() { Submitted::Undriven } else { Submitted::Driven })
     }
 
@@ -142,6 +150,7 @@ impl Link {
         self.fd.store(-1, Ordering::Relaxed);
         let mut state = self.state();
         state.up = false;
+        self.unanswered.store(0, Ordering::Relaxed);
         state.connection = None;
         state.callers.clear();
         state.inbox.drain(..).map(|(id, _)| id).collect()

@@ -31,6 +31,8 @@ use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable}
 
 /// Command links of one locker; the second is opened when calls crowd on the first.
 const COMMAND_LINKS: usize = 2;
+/// With more requests than that on every link, one more link is connected.
+const CROWD: usize = 2;
 /// The renewals' link, after the command links.
 const RENEWAL: usize = COMMAND_LINKS;
 /// After a failure to connect a link that could be done without.
@@ -362,9 +364,7 @@ impl Driver {
                             }
                             Ok(Submitted::Undriven) => undriven = Some(index),
                             Ok(Submitted::Driven) => {
-                                if index == 0 && self.links[0].crowd() > 1 && !self.links[1].is_up() {
-                                    self.connect_in_background(1);
-                                }
+                                self.widen(index);
                                 undriven = undriven.or(Some(index));
                             }
                             Err(id) => refused.push(id),
@@ -420,6 +420,16 @@ impl Driver {
         (0..COMMAND_LINKS).min_by_key(crowd).unwrap_or(0)
     }
 
+    /// Calls crowd on that link: connects one more, if there may be one.
+    fn widen(self: &Arc<Self>, index: usize) {
+        if index < COMMAND_LINKS
+            && self.links[index].crowd() > CROWD
+            && let Some(down) = self.links[..COMMAND_LINKS].iter().position(|link| !link.is_up())
+        {
+            self.connect_in_background(down);
+        }
+    }
+
     fn complete(self: &Arc<Self>, tag: Tag, operation: Operation, result: Result<Answer>) {
         match tag {
             Tag::Slot(slot) => slot.complete(result),
@@ -456,6 +466,7 @@ impl Driver {
             let wait = if waits { turn_length(due) } else { 0 };
             let turned = connection.turn(Duration::from_micros(wait), &mut replies);
             let came = !replies.is_empty();
+            link.answered(replies.len());
             if let Err(why) = self.digest(index, &mut replies, turned, waits, due) {
                 self.link_ended(index, connection, &why);
                 return false;
@@ -552,8 +563,10 @@ impl Driver {
         loop {
             if let Some(index) = link {
                 if slot.is_done() {
-                    // Answered without a round trip; what else was sent is the background thread's.
-                    self.ensure_background();
+                    // Another drove, or the answer needed no round trip; what else was sent is then left to the background thread.
+                    if self.links[index].is_free() {
+                        self.ensure_background();
+                    }
                 } else if let Some(connection) = self.links[index].take(Some(&slot))
                     && self.drive(index, connection, Some(&slot), due)
                 {

@@ -124,18 +124,25 @@ impl Slot {
 
 /// Calls that wait for something and could go on with the work of whoever is at it, in the order in which they came.
 #[derive(Default)]
-pub struct Callers(VecDeque<Arc<Slot>>);
+pub struct Callers {
+    waiting: VecDeque<Arc<Slot>>,
+    /// Beyond so many, those whose calls are over are looked for.
+    limit: usize,
+}
 
 impl Callers {
-    /// Adds a call, once.
+    /// Adds a call. It may be there twice; who is asked a second time is over with its call, or goes on all the same.
     pub fn add(&mut self, slot: &Arc<Slot>) {
-        self.0.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
-        self.0.push_back(Arc::clone(slot));
+        if self.waiting.len() >= self.limit {
+            self.waiting.retain(|caller| !caller.is_done() && !Arc::ptr_eq(caller, slot));
+            self.limit = 16 + 2 * self.waiting.len();
+        }
+        self.waiting.push_back(Arc::clone(slot));
     }
 
     /// Asks them one by one, taking each from the list, until one says yes. False: none did.
     pub fn ask(&mut self, ask: impl Fn(&Slot) -> bool) -> bool {
-        while let Some(caller) = self.0.pop_front() {
+        while let Some(caller) = self.waiting.pop_front() {
             if ask(&caller) {
                 return true;
             }
@@ -143,11 +150,7 @@ impl Callers {
         false
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.waiting.clear();
     }
 }
