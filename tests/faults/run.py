@@ -556,9 +556,9 @@ class Herd(Row):
         self.struck += self.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         self.pause(0.3, 0.2)
         clients = int(re.search(rb"connected_clients:(\d+)", self.command("INFO", "clients")).group(1))
-        # Of the two lockers of a process each has two for commands, one for renewals, one for messages; ours; some that are
+        # Of the two lockers of a process each has three for commands, one for renewals, one for messages; ours; some that are
         # just being closed.
-        if clients > 8 * len(WORKERS) + 12:
+        if clients > 10 * len(WORKERS) + 12:
             raise AssertionError(f"{clients} connections of {len(WORKERS)} processes")
 
 
