@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/araminian/dlock"
 	"github.com/bsm/redislock"
 	"github.com/go-redsync/redsync/v4"
 	redsyncpool "github.com/go-redsync/redsync/v4/redis/goredis/v9"
