@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the library against hiredis and against what a socket and a server can do at all; what `make bench` runs.
 
-    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory go; all of them if none is named
+    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory go peers; all of them if none is named
 
 Compiles the programs beside it into target/bench/, starts a private server on a free port and stops it again, also on
 Ctrl-C, and prints one table: each figure with the limit it is measured against. Contenders take turns in one run, since
@@ -23,13 +23,15 @@ import tempfile
 import time
 from pathlib import Path
 
+import peers
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
 SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
-PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory", "go"]
+PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory", "go", "peers"]
 
 
 class Failed(Exception):
@@ -298,12 +300,13 @@ def run(arguments, processes, directory):
                     "waiters": lambda: waiters(table, processes, port, arguments.quick),
                     "threads": lambda: threads(table, processes, port, arguments.quick),
                     "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes),
-                    "go": lambda: go(table, processes, port, arguments.quick)}
+                    "go": lambda: go(table, processes, port, arguments.quick),
+                    "peers": lambda: peers.measure(processes, port, version, LIBRARY, PROGRAMS, hiredis_flags(), arguments.quick)}
     failed = 0
     for part in wanted:
         try:
             measurements[part]()
-        except Failed as problem:
+        except (Failed, peers.Failed) as problem:
             failed += 1
             print(f"FAILED: {problem}", flush=True)
     return 1 if failed else 0

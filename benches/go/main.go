@@ -1,6 +1,7 @@
 // Measures the Go package against its peers on one server; benches/run.py runs it.
 //
 //	peers <port> <seconds> <waiters>
+//	peers serve <port>                 serves the comparison with programs in other languages: serve.go
 //
 // Each line is "name key value". Contenders take turns in short blocks, so that a machine that does other things too
 // treats them alike; a figure is the median of its blocks.
@@ -36,6 +37,10 @@ type contender struct {
 }
 
 func main() {
+	if len(os.Args) == 3 && os.Args[1] == "serve" {
+		serve(os.Args[2])
+		return
+	}
 	port, seconds, waiters := os.Args[1], 1.0, 100_000
 	if len(os.Args) > 2 {
 		seconds, _ = strconv.ParseFloat(os.Args[2], 64)

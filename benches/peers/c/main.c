@@ -1,0 +1,254 @@
+/*
+ * dlock, and the lock that C programs write by hand with hiredis (SET NX PX, then a script that compares and deletes),
+ * in two ways: a connection for each thread, and one that the threads share under a mutex. Serves the lines that
+ * ../README.md describes. Knows nothing of other programs.
+ *
+ *     peers-c <port>
+ */
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "client.h"
+
+/* By hand there is no default for the pause between two attempts; a tenth of the usual 100 ms, to the peer's favour. */
+enum { MOST_THREADS = 64, RETRY_US = 10000 };
+
+/* What a thread acquires and releases; `state` is its own. */
+struct contender {
+    const char *name;
+    void *(*open)(const char *lock, int thread);
+    void (*acquire)(void *state);
+    void (*release)(void *state);
+    void *own[MOST_THREADS], *hot[MOST_THREADS]; /* as opened by earlier requests */
+};
+
+struct worker {
+    pthread_t thread;
+    const struct contender *contender;
+    void *state;
+    long pairs;
+    uint64_t longest_ns, *ns;
+    size_t capacity;
+};
+
+static const char *port;
+static pthread_barrier_t ready, set;
+static uint64_t end_ns;
+static bool hot;
+
+/* --- dlock --- */
+
+static void *ours_open(const char *lock, int thread)
+{
+    static dlock_locker *locker;
+    (void)thread;
+    if (!locker) {
+        char url[64];
+        redis_url(url, sizeof url, port);
+        locker = open_locker(url);
+    }
+    return open_lock(locker, lock);
+}
+
+static void ours_acquire(void *state)
+{
+    dlock_error err;
+    must(dlock_lock_acquire(state, &err), &err, "acquire");
+}
+
+static void ours_release(void *state)
+{
+    dlock_error err;
+    must(dlock_lock_release(state, &err), &err, "release");
+}
+
+/* --- hiredis --- */
+
+#ifdef HAVE_HIREDIS
+struct by_hand {
+    struct classic *connection;
+    char key[64], value[64];
+};
+
+static pthread_mutex_t sharing = PTHREAD_MUTEX_INITIALIZER;
+
+static struct by_hand *by_hand(struct classic *connection, const char *lock, int thread)
+{
+    struct by_hand *c = must_alloc(1, sizeof *c);
+    c->connection = connection;
+    snprintf(c->key, sizeof c->key, "%s", lock);
+    snprintf(c->value, sizeof c->value, "%s", VALUE);
+    c->value[0] = (char)('A' + thread); /* each thread has values of its own */
+    return c;
+}
+
+static void *alone_open(const char *lock, int thread)
+{
+    static struct classic *connections[MOST_THREADS];
+    if (!connections[thread])
+        connections[thread] = classic_open(port, "");
+    return by_hand(connections[thread], lock, thread);
+}
+
+static void *shared_open(const char *lock, int thread)
+{
+    static struct classic *connection;
+    if (!connection)
+        connection = classic_open(port, "");
+    return by_hand(connection, lock, thread);
+}
+
+static bool set_nx(struct by_hand *c)
+{
+    redisReply *reply = redisCommand(c->connection->context, "SET %s %s NX PX " LEASE, c->key, c->value);
+    if (!reply || (reply->type != REDIS_REPLY_STATUS && reply->type != REDIS_REPLY_NIL))
+        die("SET NX by hiredis failed");
+    bool taken = reply->type == REDIS_REPLY_STATUS;
+    freeReplyObject(reply);
+    return taken;
+}
+
+static void alone_acquire(void *state)
+{
+    struct by_hand *c = state;
+    next_value(c->value);
+    while (!set_nx(c))
+        sleep_us(RETRY_US);
+}
+
+static void alone_release(void *state)
+{
+    struct by_hand *c = state;
+    classic_check(redisCommand(c->connection->context, "EVALSHA %s 1 %s %s", c->connection->sha, c->key, c->value),
+                  REDIS_REPLY_INTEGER);
+}
+
+static void shared_acquire(void *state)
+{
+    struct by_hand *c = state;
+    next_value(c->value);
+    for (;;) {
+        pthread_mutex_lock(&sharing);
+        bool taken = set_nx(c);
+        pthread_mutex_unlock(&sharing);
+        if (taken)
+            return;
+        sleep_us(RETRY_US);
+    }
+}
+
+static void shared_release(void *state)
+{
+    pthread_mutex_lock(&sharing);
+    alone_release(state);
+    pthread_mutex_unlock(&sharing);
+}
+#endif
+
+static struct contender contenders[] = {
+    {.name = "dlock", .open = ours_open, .acquire = ours_acquire, .release = ours_release},
+#ifdef HAVE_HIREDIS
+    {.name = "hiredis", .open = alone_open, .acquire = alone_acquire, .release = alone_release},
+    {.name = "hiredis-shared", .open = shared_open, .acquire = shared_acquire, .release = shared_release},
+#endif
+};
+
+/* --- a block --- */
+
+static void note(struct worker *worker, uint64_t ns)
+{
+    if ((size_t)worker->pairs == worker->capacity) {
+        worker->capacity = worker->capacity ? 2 * worker->capacity : 4096;
+        worker->ns = realloc(worker->ns, worker->capacity * sizeof *worker->ns);
+        if (!worker->ns)
+            die("out of memory");
+    }
+    worker->ns[worker->pairs++] = ns;
+}
+
+static void *work(void *argument)
+{
+    struct worker *worker = argument;
+    pthread_barrier_wait(&ready);
+    pthread_barrier_wait(&set);
+    for (uint64_t before = now_ns(); before < end_ns;) {
+        worker->contender->acquire(worker->state);
+        uint64_t acquired = now_ns();
+        worker->contender->release(worker->state);
+        uint64_t after = now_ns(), took = (hot ? acquired : after) - before;
+        worker->longest_ns = took > worker->longest_ns ? took : worker->longest_ns;
+        if (after <= end_ns)
+            note(worker, took);
+        before = after;
+    }
+    return NULL;
+}
+
+static void block(struct contender *contender, int count, uint64_t ms)
+{
+    static struct worker workers[MOST_THREADS];
+    static struct samples all;
+    pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
+    pthread_barrier_init(&set, NULL, (unsigned)count + 1);
+    for (int i = 0; i < count; i++) {
+        void **state = hot ? &contender->hot[i] : &contender->own[i];
+        if (!*state) {
+            char lock[64];
+            snprintf(lock, sizeof lock, hot ? "%s:hot" : "%s:own-%d", contender->name, i);
+            *state = contender->open(lock, i);
+        }
+        workers[i].contender = contender;
+        workers[i].state = *state;
+        workers[i].pairs = 0;
+        workers[i].longest_ns = 0;
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0)
+            die("no thread");
+    }
+    pthread_barrier_wait(&ready);
+    end_ns = now_ns() + ms * 1000000;
+    pthread_barrier_wait(&set);
+    long pairs = 0, least = INT64_MAX, most = 0;
+    uint64_t longest = 0;
+    for (int i = 0; i < count; i++) {
+        pthread_join(workers[i].thread, NULL);
+        pairs += workers[i].pairs;
+        least = workers[i].pairs < least ? workers[i].pairs : least;
+        most = workers[i].pairs > most ? workers[i].pairs : most;
+        longest = workers[i].longest_ns > longest ? workers[i].longest_ns : longest;
+    }
+    pthread_barrier_destroy(&ready);
+    pthread_barrier_destroy(&set);
+    free(all.ns);
+    all = samples_new((size_t)pairs + 1);
+    for (int i = 0; i < count; i++)
+        for (long j = 0; j < workers[i].pairs; j++)
+            samples_add(&all, workers[i].ns[j]);
+    double p50 = pairs ? (double)percentile(all.ns, all.count, 0.5) / 1e3 : 0;
+    double p99 = pairs ? (double)percentile(all.ns, all.count, 0.99) / 1e3 : 0;
+    printf("%ld %.1f %.1f %.1f %ld %ld\n", pairs, p50, p99, (double)longest / 1e3, least, most);
+}
+
+int main(int argc, char **argv)
+{
+    char line[128], name[32], mode[8];
+    int threads;
+    unsigned ms;
+    if (argc != 2)
+        die("usage: peers-c <port>");
+    port = argv[1];
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    while (fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0) {
+        struct contender *asked = NULL;
+        if (sscanf(line, "%31s %7s %d %u", name, mode, &threads, &ms) != 4 || threads < 1 || threads > MOST_THREADS)
+            die("not a request: %s", line);
+        for (size_t i = 0; i < sizeof contenders / sizeof *contenders; i++)
+            if (strcmp(contenders[i].name, name) == 0)
+                asked = &contenders[i];
+        hot = strcmp(mode, "hot") == 0;
+        if (asked)
+            block(asked, threads, ms);
+        else
+            printf("! no such contender\n");
+    }
+    return 0;
+}
