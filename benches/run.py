@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures the library against hiredis and against what a socket and a server can do at all; what `make bench` runs.
 
-    benches/run.py [--quick] [part ...]     parts: pair handoff waiters threads hot memory go peers; all of them if none is named
+    benches/run.py [--quick] [part ...]     parts: pair handoff inflight waiters held threads hot start memory go peers; all of them if
+                                            none is named
 
 Compiles the programs beside it into target/bench/, starts a private server on a free port and stops it again, also on
 Ctrl-C, and prints one table: each figure with the limit it is measured against. Contenders take turns in one run, since
@@ -31,7 +32,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
 SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
-PARTS = ["pair", "handoff", "waiters", "threads", "hot", "memory", "go", "peers"]
+PARTS = ["pair", "handoff", "inflight", "waiters", "held", "threads", "hot", "start", "memory", "go", "peers"]
 
 
 class Failed(Exception):
@@ -104,9 +105,10 @@ def compile_programs():
         raise Failed(f"{LIBRARY / 'libdlock.so'} is missing: cargo build --release")
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     hiredis = hiredis_flags()
-    for name in ("pair", "handoff", "waiters", "threads"):
+    linked = [f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock", "-lpthread", *hiredis]
+    for name in ("pair", "handoff", "inflight", "waiters", "held", "threads", "start"):
         done = compiler("-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{ROOT / 'include'}", "-o", PROGRAMS / name,
-                        HERE / f"{name}.c", f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock", "-lpthread", *hiredis)
+                        HERE / f"{name}.c", *(["-ldl"] if name == "start" else linked))
         if done.returncode != 0:
             raise Failed(f"{name}.c does not compile:\n" + done.stdout.decode(errors="replace"))
     # The release script as the library sends it, to be sent by a bare socket too.
@@ -175,7 +177,7 @@ def pair(table, processes, port):
     table.part("One uncontended acquire + release, one thread, blocks in turn (* = aim missed; in brackets: the middle "
                "half of the rounds)", "pair", port, "target/bench/release.lua")
     found = measure(processes, *command)
-    rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.05, ""),
+    rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.0, 1.2),
             ("argv", "the same by redisCommandArgv" if found["peer"] == "hiredis" else "the same again", "", ""),
             ("pings", f"{found['peer']}, two PINGs", "", ""),
             ("bare", "bare socket, the same classic commands", "", ""),
@@ -191,27 +193,60 @@ def handoff(table, processes, port):
     table.part("Hand-off between two processes: from before the release to the other's return from acquire; limit: "
                "EVAL to socket readable", "handoff", port)
     found = measure(processes, "handoff", port)
-    table.ratio("p50", found["p50_dlock"], found["p50_floor"], "us", 1.5)
-    table.ratio("p99", found["p99_dlock"], found["p99_floor"], "us")
+    table.ratio("p50", found["p50_dlock"], found["p50_floor"], "us", 1.2)
+    table.ratio("p99", found["p99_dlock"], found["p99_floor"], "us", 3.0)
+
+
+def inflight(table, processes, port):
+    table.part("256 locks in flight from one thread: the completion queue; limit: the classic lock pipelined on one "
+               "connection by hiredis", "inflight", port, 256)
+    found = measure(processes, "inflight", port, 256)
+    table.ratio("pairs a second", found["dlock_per_second"], found["classic_per_second"], "/s", 0.7,
+                (found["ratio_low"], found["ratio_high"]), ".0f", at_least=True)
+    table.ratio("  CPU of the server a pair", found["dlock_server_us"], found["classic_server_us"], "us")
+    table.ratio("  CPU of the client a pair", found["dlock_client_us"], found["classic_client_us"], "us")
 
 
 def waiters(table, processes, port, quick):
-    count, seconds = (1000, 5) if quick else (10000, 30)
-    table.part(f"{count:,} waiters for one lock in one process, through the completion queue, {seconds} s of quiet",
-               "waiters", port, count, seconds)
-    found = measure(processes, "waiters", port, count, seconds)
-    table.figure("threads of the process", max(found["threads"], found["threads_after"]), "", 4)
-    table.figure("memory a waiter, resident", found["rss_per_waiter"], "B", 2048)
-    table.figure("  of it allocated", found["allocated_per_waiter"], "B")
-    table.figure("  the handle alone", found["handle_allocated"], "B")
-    table.figure("commands a second, mean", found["requests_per_second"], "/s", 1000)
-    table.figure("  busiest second", found["requests_busiest_second"], "/s", 1000)
-    table.figure("  calls within scripts included", found["executed_per_second"], "/s")
-    table.figure("CPU while nothing happens", found["cpu_percent"], "%", form=",.1f")
-    table.figure("all submitted after", found["submitting_seconds"], "s", form=",.2f")
-    table.figure("all queued after", found["queueing_seconds"], "s", form=",.2f")
-    table.figure("all served after", found["serving_seconds"], "s", form=",.2f")
-    table.figure("served out of order", found["out_of_order"], "", 0)
+    for count, seconds in [(1000, 5)] if quick else [(10_000, 30), (100_000, 30)]:
+        table.part(f"{count:,} waiters for one lock in one process, through the completion queue, {seconds} s of quiet",
+                   "waiters", port, count, seconds)
+        found = measure(processes, "waiters", port, count, seconds)
+        table.figure("threads of the process", max(found["threads"], found["threads_after"]), "", 3)
+        table.figure("memory a waiter, resident", found["rss_per_waiter"], "B", 1024)
+        table.figure("  of it allocated", found["allocated_per_waiter"], "B")
+        table.figure("  the handle alone", found["handle_allocated"], "B")
+        table.figure("commands a second, mean", found["requests_per_second"], "/s", 500)
+        table.figure("  busiest second", found["requests_busiest_second"], "/s")
+        table.figure("  calls within scripts included", found["executed_per_second"], "/s")
+        table.figure("CPU while nothing happens", found["cpu_percent"], "%", form=",.1f")
+        table.figure("all submitted after", found["submitting_seconds"], "s", form=",.2f")
+        table.figure("all queued after", found["queueing_seconds"], "s", form=",.2f")
+        table.figure("all served after", found["serving_seconds"], "s", form=",.2f")
+        table.figure("served out of order", found["out_of_order"], "", 0)
+
+
+def held(table, processes, port, quick):
+    count, seconds = (1000, 12) if quick else (100_000, 35)
+    table.part(f"{count:,} locks held by one process, leases of 30 s, for {seconds} s", "held", port, count, seconds)
+    found = measure(processes, "held", port, count, seconds)
+    table.figure("CPU of the client, of one core", found["cpu_percent"], "%", 2, form=",.2f")
+    table.figure("latest renewal after the last", 30_000 - found["least_left_ms"], "ms", 15_000)
+    table.figure("shortest validity by the holder's view", found["shortest_validity_ms"], "ms")
+    table.figure("renewals a second", found["renewals_per_second"], "/s")
+    table.figure("  in one read of the server", found["renewals_per_read"], "", form=",.1f")
+    table.figure("all taken after", found["taking_seconds"], "s", form=",.2f")
+    table.figure("all released by freeing the locker after", found["closing_seconds"], "s", form=",.2f")
+
+
+def start(table, processes, port):
+    table.part("The first lock in a fresh process: dlopen, connect, acquire; limit: a bare connect and one PING", "start", port,
+               "target/bench/libdlock.so")
+    library = PROGRAMS / "libdlock.so"
+    if subprocess.run(["strip", "-o", library, LIBRARY / "libdlock.so"], stderr=subprocess.DEVNULL).returncode != 0:
+        library = LIBRARY / "libdlock.so"
+    found = measure(processes, "start", port, library)
+    table.ratio("p50", found["first_lock_us"], found["bare_connect_us"], "us", 3.0)
 
 
 def threads(table, processes, port, quick):
@@ -298,6 +333,8 @@ def run(arguments, processes, directory):
     wanted = arguments.parts or PARTS
     measurements = {"pair": lambda: pair(table, processes, port), "handoff": lambda: handoff(table, processes, port),
                     "waiters": lambda: waiters(table, processes, port, arguments.quick),
+                    "inflight": lambda: inflight(table, processes, port),
+                    "held": lambda: held(table, processes, port, arguments.quick), "start": lambda: start(table, processes, port),
                     "threads": lambda: threads(table, processes, port, arguments.quick),
                     "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes),
                     "go": lambda: go(table, processes, port, arguments.quick),
