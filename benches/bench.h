@@ -119,6 +119,17 @@ static inline uint64_t percentile(uint64_t *ns, size_t count, double share)
     return ns[at < count ? at : count - 1];
 }
 
+/* Every half percent of sorted samples, in microseconds: what a plot of their distribution needs. */
+static inline void print_distribution(const char *name, const struct samples *sorted)
+{
+    printf("distribution_%s ", name);
+    for (int i = 0; i <= 200; i++) {
+        size_t at = (size_t)i * (sorted->count - 1) / 200;
+        printf("%s%.1f", i ? "," : "", (double)sorted->ns[at] / 1000);
+    }
+    printf("\n");
+}
+
 static inline double quantile(double *values, size_t count, double share)
 {
     qsort(values, count, sizeof *values, compare_double);

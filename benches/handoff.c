@@ -140,6 +140,8 @@ static void releaser(const char *port, struct shared *shared)
     printf("p99_dlock %.1f\n", (double)percentile(ours.ns, ours.count, 0.99) / 1000);
     printf("p50_floor %.1f\n", (double)percentile(floor.ns, floor.count, 0.5) / 1000);
     printf("p99_floor %.1f\n", (double)percentile(floor.ns, floor.count, 0.99) / 1000);
+    print_distribution("dlock", &ours);
+    print_distribution("floor", &floor);
     dlock_lock_free(lock);
     dlock_locker_free(locker);
 }

@@ -132,6 +132,7 @@ static int against_redis(const char *port, const char *script)
         struct samples *s = &contenders[i].samples;
         printf("p50_%s %.2f\n", contenders[i].name, (double)percentile(s->ns, s->count, 0.5) / 1000);
         printf("p99_%s %.2f\n", contenders[i].name, (double)percentile(s->ns, s->count, 0.99) / 1000);
+        print_distribution(contenders[i].name, s);
         print_ratios(&contenders[0], &contenders[i]);
     }
     dlock_lock_free(lock);

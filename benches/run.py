@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measures the library against hiredis and against what a socket and a server can do at all; what `make bench` runs.
 
-    benches/run.py [--quick] [part ...]     parts: pair handoff inflight waiters held threads hot start memory go peers; all of them if
-                                            none is named
+    benches/run.py [--quick] [part ...]     parts: pair handoff inflight waiters held threads hot timeline start memory go
+                                            peers; all of them if none is named. With all, the curves
+                                            and plots of docs/performance.md too
 
 Compiles the programs beside it into target/bench/, starts a private server on a free port and stops it again, also on
 Ctrl-C, and prints one table: each figure with the limit it is measured against. Contenders take turns in one run, since
@@ -12,6 +13,7 @@ exit status is not 0 only where something does not run.
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import shlex
@@ -32,7 +34,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
 SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
-PARTS = ["pair", "handoff", "inflight", "waiters", "held", "threads", "hot", "start", "memory", "go", "peers"]
+PARTS = ["pair", "handoff", "inflight", "waiters", "held", "threads", "hot", "timeline", "start", "memory", "go", "peers"]
 
 
 class Failed(Exception):
@@ -106,7 +108,7 @@ def compile_programs():
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     hiredis = hiredis_flags()
     linked = [f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock", "-lpthread", *hiredis]
-    for name in ("pair", "handoff", "inflight", "waiters", "held", "threads", "start"):
+    for name in ("pair", "handoff", "inflight", "waiters", "held", "threads", "timeline", "start"):
         done = compiler("-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{ROOT / 'include'}", "-o", PROGRAMS / name,
                         HERE / f"{name}.c", *(["-ldl"] if name == "start" else linked))
         if done.returncode != 0:
@@ -118,7 +120,18 @@ def compile_programs():
 
 
 def measure(processes, *command):
-    """Runs a program; returns the lines `name value` that it printed."""
+    """Runs a program; returns the lines `name value` that it printed, `distribution_…` as lists."""
+    return dict(map(value_of, output_of(processes, *command).splitlines()))
+
+
+def value_of(line):
+    name, value = line.split(" ", 1)
+    if name.startswith("distribution_"):
+        return name, [float(part) for part in value.split(",")]
+    return name, value if name == "peer" else float(value)
+
+
+def output_of(processes, *command):
     command = [str(part) for part in command]
     program = processes.start([PROGRAMS / command[0], *command[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
@@ -128,8 +141,7 @@ def measure(processes, *command):
         raise Failed(f"{' '.join(command)}: not done after five minutes")
     if program.returncode != 0:
         raise Failed(f"{' '.join(command)}: {errors.decode(errors='replace').strip() or program.returncode}")
-    values = dict(line.split(" ", 1) for line in output.decode().splitlines())
-    return {name: float(value) if name != "peer" else value for name, value in values.items()}
+    return output.decode()
 
 
 # --- the table ---
@@ -172,11 +184,11 @@ class Table:
         return f"{sign} {aim:.2f}" + ("" if (ratio >= aim if at_least else ratio <= aim) else " *")
 
 
-def pair(table, processes, port):
+def pair(table, processes, port, record):
     command = ("pair", port, PROGRAMS / "release.lua")
     table.part("One uncontended acquire + release, one thread, blocks in turn (* = aim missed; in brackets: the middle "
                "half of the rounds)", "pair", port, "target/bench/release.lua")
-    found = measure(processes, *command)
+    found = record["pair"] = measure(processes, *command)
     rows = [("classic", f"{found['peer']}, SET NX PX + compare-and-delete", 1.0, 1.2),
             ("argv", "the same by redisCommandArgv" if found["peer"] == "hiredis" else "the same again", "", ""),
             ("pings", f"{found['peer']}, two PINGs", "", ""),
@@ -189,10 +201,10 @@ def pair(table, processes, port):
         table.ratio(f"p99, {what}", found["p99_dlock"], found[f"p99_{name}"], "us", aim)
 
 
-def handoff(table, processes, port):
+def handoff(table, processes, port, record):
     table.part("Hand-off between two processes: from before the release to the other's return from acquire; limit: "
                "EVAL to socket readable", "handoff", port)
-    found = measure(processes, "handoff", port)
+    found = record["handoff"] = measure(processes, "handoff", port)
     table.ratio("p50", found["p50_dlock"], found["p50_floor"], "us", 1.2)
     table.ratio("p99", found["p99_dlock"], found["p99_floor"], "us", 3.0)
 
@@ -207,11 +219,11 @@ def inflight(table, processes, port):
     table.ratio("  CPU of the client a pair", found["dlock_client_us"], found["classic_client_us"], "us")
 
 
-def waiters(table, processes, port, quick):
+def waiters(table, processes, port, quick, record):
     for count, seconds in [(1000, 5)] if quick else [(10_000, 30), (100_000, 30)]:
         table.part(f"{count:,} waiters for one lock in one process, through the completion queue, {seconds} s of quiet",
                    "waiters", port, count, seconds)
-        found = measure(processes, "waiters", port, count, seconds)
+        found = record.setdefault("waiters", {})[count] = measure(processes, "waiters", port, count, seconds)
         table.figure("threads of the process", max(found["threads"], found["threads_after"]), "", 3)
         table.figure("memory a waiter, resident", found["rss_per_waiter"], "B", 1024)
         table.figure("  of it allocated", found["allocated_per_waiter"], "B")
@@ -249,11 +261,11 @@ def start(table, processes, port):
     table.ratio("p50", found["first_lock_us"], found["bare_connect_us"], "us", 3.0)
 
 
-def threads(table, processes, port, quick):
+def threads(table, processes, port, quick, record):
     table.part("Pairs a second, each thread with a lock of its own, one process; limit: the peer with a connection for "
                "each thread", "threads own", port, "1|8|64")
     for count, aim in ((1, ""), (8, 1.0), (64, 1.8)) if not quick else ((8, 1.0),):
-        found = measure(processes, "threads", "own", port, count)
+        found = record.setdefault("threads", {})[count] = measure(processes, "threads", "own", port, count)
         spread = (found["ratio_low"], found["ratio_high"])
         table.ratio(f"{count} thread{'s' if count > 1 else ''}, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
                     aim, spread, ".0f", at_least=True)
@@ -308,6 +320,48 @@ def go(table, processes, port, quick):
         print(f"waits of two seconds given up and begun again: {stalled}")
 
 
+def timeline(table, processes, port, record):
+    table.part("6 threads at one lock that each holds for 0.2 ms, over 60 ms; limit: the classic lock, asked for every 10 ms",
+               "timeline", port, "dlock|polling", 6, 60)
+    found = record["timeline"] = {}
+    for name in ("dlock", "polling"):
+        lines = output_of(processes, "timeline", port, name, 6, 60).splitlines()
+        found[name] = sorted(([float(part) for part in line.split()] for line in lines), key=lambda hold: hold[1])
+    table.ratio("turns", len(found["dlock"]), len(found["polling"]), "", form="d")
+    between = {name: sorted(b[1] - a[2] for a, b in zip(holds, holds[1:])) for name, holds in found.items()}
+    median = {name: gaps[len(gaps) // 2] for name, gaps in between.items()}
+    table.ratio("  nobody holds it between two turns, p50", median["dlock"], median["polling"], "us")
+    table.ratio("  at most", between["dlock"][-1], between["polling"][-1], "us")
+
+
+def curves(table, processes, port, record):
+    """How cost grows with the work: what the plots need besides."""
+    table.part("Curves, for the plots", "threads own", port, "2|4|16|32|128|256")
+    for count in (2, 4, 16, 32, 128, 256):
+        found = record["threads"][count] = measure(processes, "threads", "own", port, count)
+        table.ratio(f"{count} threads, {found['peer']}", found["dlock_per_second"], found["classic_per_second"], "/s",
+                    "", (found["ratio_low"], found["ratio_high"]), ".0f")
+    for count in (10, 100, 1000):
+        found = record["waiters"][count] = measure(processes, "waiters", port, count, 5)
+        table.figure(f"{count:,} waiters: commands a second", found["requests_per_second"], "/s", form=",.1f")
+
+
+def plot(record):
+    """Draws what was measured into docs/performance/, with a matplotlib of its own in target/bench/venv."""
+    venv, file = PROGRAMS / "venv", PROGRAMS / "measurements.json"
+    file.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    python = venv / "bin" / "python"
+    steps = [[python, HERE / "plots.py", file, ROOT / "docs" / "performance"]]
+    if not python.exists() or subprocess.run([python, "-c", "import matplotlib"], stderr=subprocess.DEVNULL).returncode != 0:
+        steps = [[sys.executable, "-m", "venv", venv], [python, "-m", "pip", "install", "-q", "-r", HERE / "requirements.txt"], *steps]
+    for step in steps:
+        done = subprocess.run([str(part) for part in step], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            print(f"\nNo plots: {done.stdout.strip().splitlines()[-1] if done.stdout.strip() else step}")
+            return
+    print("\nPlots: docs/performance/")
+
+
 def memory(table, processes):
     table.part("The library itself", "pair", "memory")
     found = measure(processes, "pair", "memory")
@@ -331,14 +385,19 @@ def run(arguments, processes, directory):
     table = Table()
     table.head()
     wanted = arguments.parts or PARTS
-    measurements = {"pair": lambda: pair(table, processes, port), "handoff": lambda: handoff(table, processes, port),
-                    "waiters": lambda: waiters(table, processes, port, arguments.quick),
+    record = {"server": version, "load_before": load}
+    measurements = {"pair": lambda: pair(table, processes, port, record), "handoff": lambda: handoff(table, processes, port, record),
                     "inflight": lambda: inflight(table, processes, port),
-                    "held": lambda: held(table, processes, port, arguments.quick), "start": lambda: start(table, processes, port),
-                    "threads": lambda: threads(table, processes, port, arguments.quick),
-                    "hot": lambda: hot(table, processes, port), "memory": lambda: memory(table, processes),
+                    "waiters": lambda: waiters(table, processes, port, arguments.quick, record),
+                    "held": lambda: held(table, processes, port, arguments.quick),
+                    "threads": lambda: threads(table, processes, port, arguments.quick, record),
+                    "hot": lambda: hot(table, processes, port), "timeline": lambda: timeline(table, processes, port, record),
+                    "start": lambda: start(table, processes, port), "memory": lambda: memory(table, processes),
                     "go": lambda: go(table, processes, port, arguments.quick),
-                    "peers": lambda: peers.measure(processes, port, version, LIBRARY, PROGRAMS, hiredis_flags(), arguments.quick)}
+                    "peers": lambda: peers.measure(processes, port, version, LIBRARY, PROGRAMS, hiredis_flags(), arguments.quick),
+                    "curves": lambda: curves(table, processes, port, record)}
+    if not arguments.parts and not arguments.quick:
+        wanted = [*wanted, "curves"]
     failed = 0
     for part in wanted:
         try:
@@ -346,6 +405,8 @@ def run(arguments, processes, directory):
         except (Failed, peers.Failed) as problem:
             failed += 1
             print(f"FAILED: {problem}", flush=True)
+    if "curves" in wanted and not failed:
+        plot(record)
     return 1 if failed else 0
 
 
