@@ -87,6 +87,14 @@ bugs! {
     SilenceNotNoticed,
     /// Who was offered the lock and let the claim run out stays first in the queue.
     StoppedHeadStays,
+    /// A try overwrites a key of another program.
+    TryOverwritesForeign,
+    /// A release deletes a key of another program.
+    ReleaseDeletesForeign,
+    /// A waiter that meets a key of another program does not poll.
+    ForeignNotPolled,
+    /// A renewal that finds a key of another program is no loss.
+    ForeignLossNotTold,
     /// A new connection does not lift the counter.
     CounterNotLifted,
     /// A new connection lifts the counter no higher where the server's data may be another's than before.

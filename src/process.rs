@@ -1,10 +1,41 @@
-//! Which process this is, without a system call each time.
+//! Which process this is, without a system call each time, and what each process has for itself.
 
-#[cfg(target_os = "linux")]
 use std::ptr;
-#[cfg(target_os = "linux")]
-use std::sync::atomic::AtomicPtr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+/// A value of this process: a forked child begins with one of its own, since other threads of the parent may have held
+/// mutexes in it. The parent's is leaked in the child.
+pub(crate) struct PerProcess<T>(AtomicPtr<(u32, T)>);
+
+impl<T: Default + Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        PerProcess(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Takes no lock: a fork may come at any time.
+    pub(crate) fn get(&self) -> &'static T {
+        let id = id();
+        let found = self.0.load(Ordering::Acquire);
+        // SAFETY: null, or what was leaked below.
+        if let Some((of, value)) = unsafe { found.as_ref() }
+            && *of == id
+        {
+            return value;
+        }
+        let made = Box::into_raw(Box::new((id, T::default())));
+        match self.0.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: never freed.
+            Ok(_) => unsafe { &(*made).1 },
+            Err(other) => {
+                // SAFETY: `made` was not handed out; another thread of this process was faster, and its value is never freed.
+                unsafe {
+                    drop(Box::from_raw(made));
+                    &(*other).1
+                }
+            }
+        }
+    }
+}
 
 /// The process id. It is kept in a page that the kernel empties in a forked child, however that was made (Linux 4.14 and
 /// later; elsewhere each call asks the kernel).

@@ -16,6 +16,7 @@ impl Driver {
         let mut background = Background { driver: &self, timer: Timer::new(), fds: Vec::new() };
         self.timer_fd.store(background.timer.fd(), Ordering::Relaxed);
         let ended = catch_unwind(AssertUnwindSafe(|| background.run()));
+        self.timer_fd.store(-1, Ordering::Relaxed); // before it is closed: the number may then be another's
         if !matches!(ended, Ok(Ok(()))) {
             self.fail_everybody();
         }

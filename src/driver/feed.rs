@@ -14,8 +14,7 @@ use crate::store::Subscription;
 /// The one subscription of a locker.
 pub struct Feed {
     state: Mutex<State>,
-    /// For a forked child, which must take no mutex: the descriptors, or -1.
-    fd: AtomicI32,
+    /// For a forked child, which must take no mutex: the signal's descriptor.
     signal_fd: AtomicI32,
 }
 
@@ -62,7 +61,7 @@ impl Feed {
             callers: Callers::default(),
             pings: Vec::new(),
         };
-        Ok(Feed { state: Mutex::new(state), fd: AtomicI32::new(-1), signal_fd })
+        Ok(Feed { state: Mutex::new(state), signal_fd })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -71,7 +70,6 @@ impl Feed {
 
     /// A new subscription, instead of any there is. The engine is told after this.
     pub fn install(&self, subscription: Box<dyn Subscription>) {
-        self.fd.store(subscription.fd().unwrap_or(-1), Ordering::Relaxed);
         let signal = Signal::new().map(Arc::new);
         let mut state = self.state();
         let old = state.begin(Some(subscription));
@@ -85,7 +83,6 @@ impl Feed {
 
     /// Ends the subscription, whoever reads it.
     pub fn end(&self) {
-        self.fd.store(-1, Ordering::Relaxed);
         let old = self.state().begin(None);
         drop(old);
     }
@@ -94,7 +91,6 @@ impl Feed {
     pub fn ended(&self, generation: u64) {
         let mut state = self.state();
         if state.generation == generation {
-            self.fd.store(-1, Ordering::Relaxed);
             state.begin(None);
         }
     }
@@ -158,7 +154,6 @@ impl Feed {
     }
 
     pub fn close_in_child(&self) {
-        close_in_child(self.fd.load(Ordering::Relaxed));
         close_in_child(self.signal_fd.load(Ordering::Relaxed));
     }
 }

@@ -2,7 +2,7 @@
 //! combining, Hendler et al. 2010). Knows requests and replies, not what they mean.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::signal::Watch;
@@ -12,8 +12,7 @@ use crate::store::{Connection, Request, RequestId};
 /// A connection, driven by at most one thread at a time.
 pub struct Link {
     state: Mutex<State>,
-    /// For a forked child, which must take no mutex: the descriptor, or -1.
-    fd: AtomicI32,
+    /// Requests without a reply, sent or not.
     unanswered: AtomicUsize,
 }
 
@@ -59,7 +58,7 @@ impl State {
 
 impl Link {
     pub fn new() -> Self {
-        Link { state: Mutex::new(State::default()), fd: AtomicI32::new(-1), unanswered: AtomicUsize::new(0) }
+        Link { state: Mutex::new(State::default()), unanswered: AtomicUsize::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -67,7 +66,6 @@ impl Link {
     }
 
     pub fn install(&self, connection: Box<dyn Connection>) {
-        self.fd.store(connection.fd().unwrap_or(-1), Ordering::Relaxed);
         let mut state = self.state();
         state.up = true;
         state.connection = Some(connection);
@@ -147,7 +145,6 @@ impl Link {
     /// The connection ended: takes the link down and names what was submitted and not sent. Calls that wait here wait on:
     /// once the engine is told, it sends their requests elsewhere or answers them.
     pub fn take_down(&self) -> Vec<RequestId> {
-        self.fd.store(-1, Ordering::Relaxed);
         let mut state = self.state();
         state.up = false;
         self.unanswered.store(0, Ordering::Relaxed);
@@ -166,9 +163,5 @@ impl Link {
         // Under the mutex: as long as the connection is here, nobody closes its descriptor, which then may be another's.
         let state = self.state();
         state.to_poll().is_some_and(|(fd, unsent)| !unsent && watch.arm(fd))
-    }
-
-    pub fn fd_in_child(&self) -> i32 {
-        self.fd.load(Ordering::Relaxed)
     }
 }

@@ -148,7 +148,7 @@ impl Driver {
 
     /// In a forked child: close the descriptors, touch nothing else.
     pub fn close_in_child(&self) {
-        self.links.iter().map(Link::fd_in_child).for_each(close_in_child);
+        self.store.take_descriptors_in_child().into_iter().for_each(close_in_child);
         close_in_child(self.timer_fd.load(Ordering::Relaxed));
         self.feed.close_in_child();
         self.wake.close_in_child();

@@ -431,6 +431,7 @@ impl<T: Clone> Handle<T> {
                 self.unconfirmed = false;
                 self.renew_at = self.renew_next(core, pending.sent_at);
             }
+            Reply::NotMine(Holder::Foreign(_)) if planted(Bug::ForeignLossNotTold) => {}
             Reply::NotMine(holder) => self.lose(core, now, &lost_to(&holder)),
             _ => self.renew_at = self.renew_at.min(now + self.seat.claim_ms * 1_000 / 12),
         }
@@ -485,6 +486,9 @@ impl<T: Clone> Handle<T> {
                     core.recheck_at(now, remaining_ms, waiters)
                 };
                 self.phase = Phase::Waiting { recheck_at };
+            }
+            Reply::Foreign { remaining_ms } if planted(Bug::ForeignNotPolled) && self.is_waiting_call() => {
+                self.phase = Phase::Waiting { recheck_at: core.recheck_at(now, remaining_ms, 1) };
             }
             Reply::Held { place, .. } if place >= TOKEN_FLOOR && self.place == 0 => {
                 self.place = place;

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::ptr::NonNull;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use uuid::Uuid;
@@ -62,21 +62,20 @@ fn tell(payload: Box<dyn Any + Send>) -> String {
 /// background thread. The hook is per copy of the Rust runtime, so a host program written in Rust keeps its own, and
 /// a Rust test of this crate still sees its failures.
 fn silence() {
-    static ONCE: Once = Once::new();
-    // `set_hook` refuses to work on a thread that is unwinding.
-    if ONCE.is_completed() || thread::panicking() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    // `set_hook` refuses to work on a thread that is unwinding. Nobody waits for who is at it: that may be a thread of
+    // the process that this one was forked from.
+    if DONE.load(Ordering::Relaxed) || thread::panicking() || DONE.swap(true, Ordering::AcqRel) {
         return;
     }
-    ONCE.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if INSIDE.try_with(Cell::get).unwrap_or(true) {
-                note(info);
-            } else if !thread::current().name().is_some_and(|name| name.starts_with("dlock")) {
-                previous(info);
-            }
-        }));
-    });
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if INSIDE.try_with(Cell::get).unwrap_or(true) {
+            note(info);
+        } else if !thread::current().name().is_some_and(|name| name.starts_with("dlock")) {
+            previous(info);
+        }
+    }));
 }
 
 /// Keeps what a panic says for [`tell`]: the place is known only while the hook runs.

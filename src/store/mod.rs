@@ -203,6 +203,9 @@ pub trait Store: Send + Sync {
     -> Result<Box<dyn Subscription>, Unreachable>;
     /// The store's address for messages, without secrets.
     fn address(&self) -> &str;
+    /// In a forked child: the descriptors of all connections and subscriptions, those included that are being made. They
+    /// are the caller's to close. Takes no mutex.
+    fn take_descriptors_in_child(&self) -> Vec<RawFd>;
 }
 
 /// One ordered stream of requests and replies. Whoever owns it drives it.

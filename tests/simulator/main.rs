@@ -5,6 +5,7 @@
 //! `src/planted.rs`: run it alone, since a planted bug is there for all tests of the process.
 
 mod events;
+mod foreign;
 mod network;
 mod plan;
 mod process;

@@ -279,9 +279,17 @@ impl World {
     fn execute(&mut self, conn: ConnId, id: RequestId, request: &Request) {
         *self.requests.entry(self.now / SECOND).or_default() += 1;
         let mut published = Vec::new();
+        let lock = self.lock_of(request);
         let reply = match self.refuse(request) {
             Some(reply) => reply,
-            None => self.server.execute(self.server_now(), request, &mut published),
+            None => {
+                let foreign = self.foreign_key(lock);
+                let reply = self.server.execute(self.server_now(), request, &mut published);
+                if let Some(foreign) = foreign {
+                    self.check_foreign(conn, id, request, lock, foreign, &reply);
+                }
+                reply
+            }
         };
         trace!(
             self,
@@ -294,7 +302,6 @@ impl World {
         if self.conns[conn].broken && matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. }) {
             self.ghosts.insert(request.acquisition);
         }
-        let lock = self.lock_of(request);
         self.check_views(lock);
         self.send_back(conn, ToClient::Reply(id, reply));
         self.offered.remove(&request.acquisition);

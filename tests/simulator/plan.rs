@@ -24,13 +24,14 @@ pub enum Fault {
     Flush,
     QueueLost,
     KeyLost,
+    ForeignKey,
     RestartEmpty,
     RestartOld,
     ClockForward,
     ClockBack,
 }
 
-pub const FAULTS: [Fault; 19] = [
+pub const FAULTS: [Fault; 20] = [
     Fault::BreakCommand,
     Fault::BreakRenewal,
     Fault::BreakSubscription,
@@ -46,6 +47,7 @@ pub const FAULTS: [Fault; 19] = [
     Fault::Flush,
     Fault::QueueLost,
     Fault::KeyLost,
+    Fault::ForeignKey,
     Fault::RestartEmpty,
     Fault::RestartOld,
     Fault::ClockForward,
@@ -74,6 +76,7 @@ impl Fault {
             Fault::Flush => "flush",
             Fault::QueueLost => "queue is lost",
             Fault::KeyLost => "lock's key is lost",
+            Fault::ForeignKey => "another program sets the lock's key",
             Fault::RestartEmpty => "server restarts without data",
             Fault::RestartOld => "server restarts with old data",
             Fault::ClockForward => "server's clock jumps forward",

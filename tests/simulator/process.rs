@@ -525,6 +525,7 @@ impl World {
                 let answered = self.conns[conn].pending.pop_front();
                 assert_eq!(answered.map(|(id, _)| id), Some(id), "replies come in order");
                 self.tell(pid, |engine, now| engine.reply(now, id, reply));
+                self.check_told(conn, id);
             }
             ToClient::Subscribed => {
                 self.processes[pid].subscribing = None;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dlock::Status;
 use dlock::engine::{Answer, HandleId, Operation};
 use dlock::error::{Error, Result};
-use dlock::store::{Acquisition, Request};
+use dlock::store::{self, Acquisition, Request};
 use dlock_history::checker::{HoldingId, Time};
 
 use super::plan::{MS, SECOND};
@@ -73,6 +73,7 @@ struct Holding {
 /// An operation that was accepted and has not ended.
 pub struct Op {
     pub user: usize,
+    lock: usize,
     operation: Operation,
     /// Is it the user's own, after whose end he goes on?
     main: bool,
@@ -116,6 +117,24 @@ impl Process {
 /// Is this an extension to a lease that is over?
 fn is_over(op: &Op, now: Time) -> bool {
     matches!(op.operation, Operation::Extend { lease_ms } if op.started_at + lease_ms * MS * 98 / 100 <= now + 3 * MS)
+}
+
+/// While another program has the lock's key, from before the call on, it counts as held by somebody else.
+fn judge_foreign(op: &Op, foreign: &store::Holder, result: &Result<Answer>) -> std::result::Result<(), String> {
+    let store::Holder::Foreign(text) = foreign else { return Ok(()) };
+    let owner = text.as_deref().and_then(|text| uuid::Uuid::try_parse(text).ok());
+    let fits = match (op.operation, result) {
+        (Operation::IsLocked, Ok(answer)) => *answer == Answer::Flag(true),
+        (Operation::IsLockedByMe, Ok(answer)) => *answer == Answer::Flag(false),
+        (Operation::Owner, Ok(answer)) => owner.is_some() && *answer == Answer::Owner(owner),
+        (Operation::Release, Ok(_)) => op.held_until.is_some(), // sent again after a lost reply
+        (Operation::Release, Err(error)) => {
+            op.held_until.is_some() || !matches!(error.status, Status::UnlockUnlocked | Status::Lost)
+        }
+        (_, Ok(answer)) => !matches!(answer, Answer::Acquired { .. } | Answer::Done),
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(format!("another program has the key: {foreign:?}")) }
 }
 
 fn kind(operation: Operation) -> &'static str {
@@ -337,6 +356,7 @@ impl World {
         let valid = holding.filter(|holding| now < holding.valid_until);
         let op = Op {
             user: index,
+            lock: user.lock,
             operation,
             main,
             started_at: now,
@@ -581,6 +601,13 @@ impl World {
         self.history.lost(self.now, holding.id);
     }
 
+    /// Does that user believe to hold by this very acquisition?
+    pub fn believes(&self, acquisition: Acquisition) -> bool {
+        let Some(&(pid, index)) = self.owners.get(&acquisition.owner) else { return false };
+        let Some(user) = self.processes[pid].users.get(index) else { return false };
+        user.owner == acquisition.owner && user.attempt == acquisition.attempt && user.holding.is_some()
+    }
+
     /// Did the user ask for a lease that is over already, before the answer has come?
     fn is_shortened(&self, pid: Pid, index: usize) -> bool {
         let process = &self.processes[pid];
@@ -627,6 +654,9 @@ impl World {
             }
         }
         self.judge_time(process, op)?;
+        if let Some(foreign) = self.foreign_since(op.lock, op.started_at) {
+            judge_foreign(op, &foreign, result)?;
+        }
         let Some((status, text)) = status else { return Ok(()) };
         let held = op.held_until.is_some();
         match status {
@@ -646,7 +676,14 @@ impl World {
             Status::AlreadyHeld if acquires && held => Ok(()),
             Status::Locker => {
                 let injected = ["simulated", "BUSY", "OOM", "longer than the lease"];
-                if injected.iter().any(|word| text.contains(word)) { Ok(()) } else { bad("no such error was injected") }
+                let foreign = operation == Operation::Owner
+                    && self.foreign.was_there_since(op.lock, op.started_at)
+                    && text.contains("held by another program");
+                if foreign || injected.iter().any(|word| text.contains(word)) {
+                    Ok(())
+                } else {
+                    bad("no such error was injected")
+                }
             }
             Status::NotOwner | Status::UnlockUnlocked | Status::Lost
                 if matches!(operation, Operation::Release | Operation::Extend { .. }) =>

@@ -2,7 +2,8 @@
 //! an event with a time; the next event is always the earliest, and chance comes from one seed.
 //!
 //! This file has the clock, the events and the phases of a history; `network.rs` the connections and their faults,
-//! `process.rs` what `src/driver` does around an engine, `user.rs` what users do and may expect.
+//! `process.rs` what `src/driver` does around an engine, `user.rs` what users do and may expect, `foreign.rs` keys of
+//! other programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +16,7 @@ use dlock::store::{Acquisition, Holder};
 use dlock_history::checker::{Counts, History, HoldingId, Time};
 
 use super::events::Events;
+use super::foreign::Foreign;
 use super::network::{Conn, ConnId, ToClient, ToServer};
 use super::plan::{Fault, MS, Plan, SECOND};
 use super::process::{Pid, Process};
@@ -68,6 +70,8 @@ pub enum Event {
     Write(HoldingId),
     Fault,
     Heal(Fault),
+    /// The other program deletes its key: of that lock, the one of that number.
+    ForeignGone(usize, u64),
     Phase(Phase),
     Probe,
     /// Whatever is still half open is noticed now.
@@ -123,6 +127,8 @@ pub struct World {
     /// Who was offered a lock and has not been heard of since.
     pub offered: BTreeSet<Acquisition>,
     pub names: Vec<Arc<Name>>,
+    /// What other programs have under the locks' keys.
+    pub foreign: Foreign,
     pub conns: Vec<Conn>,
     pub processes: Vec<Process>,
     /// The live process of each locker of the plan.
@@ -176,6 +182,7 @@ impl World {
             old_data: None,
             ghosts: BTreeSet::new(),
             offered: BTreeSet::new(),
+            foreign: Foreign::new(plan.names),
             names,
             conns: Vec::new(),
             processes: Vec::new(),
@@ -309,6 +316,7 @@ impl World {
             }
             Event::Fault => self.strike(),
             Event::Heal(fault) => trace!(self, "{fault:?} is over"),
+            Event::ForeignGone(lock, number) => self.delete_foreign(lock, number),
             Event::Phase(phase) => self.enter(phase),
             Event::Probe => self.probe(),
             Event::NoticeAll => self.notice_all(),
@@ -329,6 +337,7 @@ impl World {
         }
         self.server_clock = ahead;
         self.highest_clock = self.highest_clock.max(ahead);
+        self.look_for_foreign(); // what had expired may be back
     }
 
     /// A fault strikes, and the next one is planned.
@@ -390,6 +399,7 @@ impl World {
                 self.restart_server();
                 if let Some(old) = self.old_data.take() {
                     self.server.restart_from(&old);
+                    self.look_for_foreign();
                 }
             }
             Fault::ClockForward | Fault::ClockBack => {
@@ -402,6 +412,7 @@ impl World {
                 self.server.remove(self.names[name].key());
                 self.history.disturbed(self.now, self.now, name);
             }
+            Fault::ForeignKey => self.set_foreign(name, 2 * SECOND),
             _ => {
                 if let Some(pid) = self.current[slot] {
                     self.inject_into(fault, pid, slot);
@@ -473,6 +484,7 @@ impl World {
                 self.at(self.now, Event::Probe);
                 self.after(50 * MS, Event::Fault);
                 self.wake_users();
+                self.set_foreign_in_calm();
             }
             Phase::Draining => {}
             Phase::Over => self.check_empty(),
@@ -483,7 +495,8 @@ impl World {
     fn probe(&mut self) {
         for lock in 0..self.names.len() {
             let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
-            let held = self.history.valid(self.now, &lock).next().is_some() || self.is_haunted(lock);
+            let held =
+                self.history.valid(self.now, &lock).next().is_some() || self.is_haunted(lock) || self.is_foreign(lock);
             let since = *self.unheld_since[lock].get_or_insert(self.now);
             if held || !waited_for {
                 self.unheld_since[lock] = None;

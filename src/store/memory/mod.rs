@@ -10,18 +10,20 @@ pub mod wait_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::server::MemoryServer;
 use super::{Connection, Push, Reply, Request, RequestId, Store, Subscription, TOKEN_FLOOR, Unreachable};
 use crate::clock;
+use crate::process::PerProcess;
 
 /// What a subscription calls when something has come for it.
 type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// The named servers of this process, as long as somebody uses them.
-static NAMED: LazyLock<Mutex<HashMap<String, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+/// The named servers of this process, as long as somebody uses them. A forked child has none of its parent's, whose
+/// mutexes another thread may have held.
+static NAMED: PerProcess<Mutex<HashMap<String, Weak<Shared>>>> = PerProcess::new();
 
 /// A store in this process.
 pub struct MemoryStore {
@@ -36,7 +38,7 @@ impl MemoryStore {
         if name.is_empty() {
             return MemoryStore { address, shared: Arc::default() };
         }
-        let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut named = NAMED.get().lock().unwrap_or_else(PoisonError::into_inner);
         named.retain(|_, shared| shared.strong_count() > 0);
         let shared = named.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
             let shared = Arc::default();
@@ -70,6 +72,10 @@ impl Store for MemoryStore {
 
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn take_descriptors_in_child(&self) -> Vec<RawFd> {
+        Vec::new()
     }
 }
 

@@ -229,7 +229,11 @@ impl MemoryServer {
     /// `SET NX` and `INCR`: natively, so the number may lie below the floor, and the lock is set also where no number
     /// can be drawn (rule 5).
     fn try_once(&mut self, now_us: u64, request: &Request, lease_ms: u64) -> Reply {
-        let free = self.key(now_us, request.name.key()).is_none() || planted(Bug::TryTakesHeld);
+        let free = match self.key(now_us, request.name.key()) {
+            None => true,
+            Some(Key { holder: Holder::Foreign(_), .. }) if planted(Bug::TryOverwritesForeign) => true,
+            Some(_) => planted(Bug::TryTakesHeld),
+        };
         if free {
             self.set(now_us, request.name.key(), request.acquisition, lease_ms);
         }
@@ -281,7 +285,9 @@ impl MemoryServer {
 
     /// Release and hand-off (rules 7 and 8).
     fn release(&mut self, now_us: u64, request: &Request, leave: bool, published: &mut Vec<(Arc<str>, Push)>) -> Reply {
-        if self.look(now_us, request) != Found::Mine && !planted(Bug::ReleaseOfAnybody) {
+        let found = self.look(now_us, request);
+        let foreign = matches!(found, Found::Foreign(_)) && planted(Bug::ReleaseDeletesForeign);
+        if found != Found::Mine && !foreign && !planted(Bug::ReleaseOfAnybody) {
             if leave {
                 self.dequeue(now_us, request);
             }

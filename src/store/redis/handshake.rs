@@ -1,11 +1,12 @@
 //! What a new connection says first, and what each refusal means. Knows the order of the first commands only.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::has_code;
 use super::resp::{self, Value};
 use super::scripts::Scripts;
-use super::socket::{Received, Socket};
+use super::socket::{Descriptors, Received, Socket};
 use super::{Config, codec};
 use crate::store::Unreachable;
 use crate::store::name::FENCE;
@@ -34,6 +35,7 @@ enum Step {
 /// asked in one write.
 pub fn for_commands(
     config: &Config,
+    all: &Arc<Descriptors>,
     scripts: &Scripts,
     highest: u64,
     known: &str,
@@ -52,7 +54,7 @@ pub fn for_commands(
     resp::bytes(&mut out, known.as_bytes());
     steps.push(Step::Floor);
     let mut floor = None;
-    let (socket, _) = shake(config, &out, &steps, |value| {
+    let (socket, _) = shake(config, all, &out, &steps, |value| {
         if let Value::Array(parts) = value
             && let [counter, id] = &parts[..]
         {
@@ -65,7 +67,7 @@ pub fn for_commands(
 }
 
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
-pub fn for_messages(config: &Config, channel: &str) -> Result<(Socket, Vec<u8>), Unreachable> {
+pub fn for_messages(config: &Config, all: &Arc<Descriptors>, channel: &str) -> Result<(Socket, Vec<u8>), Unreachable> {
     let (mut out, mut steps) = beginning(config);
     // A waiter that may be subscribed but not published to would be dropped as dead by every release (rule 12).
     resp::words(&mut out, &[b"PUBLISH", channel.as_bytes(), b""]);
@@ -73,7 +75,7 @@ pub fn for_messages(config: &Config, channel: &str) -> Result<(Socket, Vec<u8>),
     resp::words(&mut out, &[b"SUBSCRIBE", channel.as_bytes()]);
     steps.push(Step::Subscribe);
     let mut confirmed = false;
-    let shaken = shake(config, &out, &steps, |value| {
+    let shaken = shake(config, all, &out, &steps, |value| {
         confirmed = matches!(value, Value::Array(parts) if parts.first() == Some(&Value::Bulk(b"subscribe")));
     })?;
     if confirmed { Ok(shaken) } else { Err(unreachable(config, "the subscription was not confirmed")) }
@@ -96,11 +98,13 @@ fn beginning(config: &Config) -> (Vec<u8>, Vec<Step>) {
 /// Connects, sends `out`, reads one reply for each step; the last is given to `last`. Answers what came behind it.
 fn shake(
     config: &Config,
+    all: &Arc<Descriptors>,
     out: &[u8],
     steps: &[Step],
     mut last: impl FnMut(&Value),
 ) -> Result<(Socket, Vec<u8>), Unreachable> {
-    let socket = Socket::connect(&config.address, config.connect_timeout).map_err(|text| unreachable(config, &text))?;
+    let socket =
+        Socket::connect(&config.address, config.connect_timeout, all).map_err(|text| unreachable(config, &text))?;
     let deadline = Instant::now() + config.response_timeout;
     let (mut sent, mut input, mut done) = (0, Vec::new(), 0);
     let mut lost = None;

@@ -16,11 +16,13 @@ mod socket;
 mod subscription;
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use self::scripts::Scripts;
+use self::socket::Descriptors;
 use super::{Connection, Store, Subscription, Unreachable};
 
 /// Where the server listens.
@@ -92,13 +94,15 @@ pub struct RedisStore {
     address: String,
     scripts: Arc<Scripts>,
     known: Mutex<Known>,
+    descriptors: Arc<Descriptors>,
 }
 
 impl RedisStore {
     /// No I/O.
     pub fn new(config: Config) -> Self {
         let address = config.address.to_string();
-        RedisStore { config, address, scripts: Arc::new(Scripts::new()), known: Mutex::default() }
+        let (scripts, descriptors) = (Arc::new(Scripts::new()), Descriptors::new());
+        RedisStore { config, address, scripts, known: Mutex::default(), descriptors }
     }
 }
 
@@ -109,7 +113,8 @@ impl Store for RedisStore {
             known.highest = known.highest.max(highest_token);
             (known.highest, known.replication_id.clone())
         };
-        let (socket, floor) = handshake::for_commands(&self.config, &self.scripts, highest, &known_id)?;
+        let (socket, floor) =
+            handshake::for_commands(&self.config, &self.descriptors, &self.scripts, highest, &known_id)?;
         {
             let mut known = self.known.lock().unwrap_or_else(|poison| poison.into_inner());
             known.highest = known.highest.max(floor.counter);
@@ -126,12 +131,16 @@ impl Store for RedisStore {
         channel: &str,
         _wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Box<dyn Subscription>, Unreachable> {
-        let (socket, left_over) = handshake::for_messages(&self.config, channel)?;
+        let (socket, left_over) = handshake::for_messages(&self.config, &self.descriptors, channel)?;
         Ok(Box::new(subscription::RedisSubscription::new(socket, self.address.as_str().into(), channel, left_over)))
     }
 
     fn address(&self) -> &str {
         &self.address
+    }
+
+    fn take_descriptors_in_child(&self) -> Vec<RawFd> {
+        self.descriptors.take_in_child().collect()
     }
 }
 

@@ -5,6 +5,8 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
@@ -26,22 +28,63 @@ pub enum Received {
     Closed,
 }
 
+/// As many sockets as one locker has at a time, those included that are being connected or closed, and some more.
+const SOCKETS_MAX: usize = 16;
+
+/// The sockets of one store, for a forked child: it must take no mutex, and closes its copies of them all, also of one
+/// that another thread of the parent was just connecting.
+pub struct Descriptors([AtomicI32; SOCKETS_MAX]);
+
+/// A place among the descriptors.
+struct Noted {
+    all: Arc<Descriptors>,
+    place: usize,
+}
+
+impl Descriptors {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Descriptors([const { AtomicI32::new(-1) }; SOCKETS_MAX]))
+    }
+
+    /// `None` where there is no place: the child would keep its copy.
+    fn note(self: &Arc<Self>, fd: RawFd) -> Option<Noted> {
+        let free = |of: &AtomicI32| of.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let place = self.0.iter().position(free)?;
+        Some(Noted { all: Arc::clone(self), place })
+    }
+
+    /// In a forked child: what to close.
+    pub fn take_in_child(&self) -> impl Iterator<Item = RawFd> {
+        self.0.iter().map(|fd| fd.swap(-1, Ordering::Relaxed)).filter(|&fd| fd >= 0)
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.all.0[self.place].store(-1, Ordering::Relaxed);
+    }
+}
+
 /// A connected socket, closed when dropped, and by `exec`.
-pub struct Socket(Inner);
+pub struct Socket {
+    /// Dropped first: the number of a closed descriptor may be another's.
+    _noted: Option<Noted>,
+    inner: Inner,
+}
 
 impl Socket {
     /// Connects; `Err` is a text that does not name the address.
-    pub fn connect(address: &Address, timeout: Duration) -> Result<Self, String> {
+    pub fn connect(address: &Address, timeout: Duration, all: &Arc<Descriptors>) -> Result<Self, String> {
         match address {
             Address::Unix(path) => {
                 let peer = SockAddr::unix(path).map_err(|error| format!("not a usable path: {error}"))?;
-                Self::open(Domain::UNIX, &peer, timeout).map_err(|error| connect_error(&error, timeout))
+                Self::open(Domain::UNIX, &peer, timeout, all).map_err(|error| connect_error(&error, timeout))
             }
-            Address::Tcp { host, port } => Self::connect_tcp(host, *port, timeout),
+            Address::Tcp { host, port } => Self::connect_tcp(host, *port, timeout, all),
         }
     }
 
-    fn connect_tcp(host: &str, port: u16, timeout: Duration) -> Result<Self, String> {
+    fn connect_tcp(host: &str, port: u16, timeout: Duration, all: &Arc<Descriptors>) -> Result<Self, String> {
         let deadline = Instant::now() + timeout;
         let unresolved = |error: io::Error| format!("cannot resolve the host name: {error}");
         let peers: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(unresolved)?.collect();
@@ -50,7 +93,8 @@ impl Socket {
             // What is left is shared among the addresses not yet tried: a black hole does not starve the next.
             let left = deadline.saturating_duration_since(Instant::now());
             let share = left / (peers.len() - i) as u32;
-            match Self::open(Domain::for_address(*peer), &SockAddr::from(*peer), share.max(Duration::from_millis(1))) {
+            let share = share.max(Duration::from_millis(1));
+            match Self::open(Domain::for_address(*peer), &SockAddr::from(*peer), share, all) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => failure = connect_error(&error, timeout),
             }
@@ -58,8 +102,10 @@ impl Socket {
         Err(failure)
     }
 
-    fn open(domain: Domain, peer: &SockAddr, timeout: Duration) -> io::Result<Self> {
-        let socket = Inner::new(domain, Type::STREAM, None)?;
+    fn open(domain: Domain, peer: &SockAddr, timeout: Duration, all: &Arc<Descriptors>) -> io::Result<Self> {
+        let inner = Inner::new(domain, Type::STREAM, None)?;
+        let made = Socket { _noted: all.note(inner.as_raw_fd()), inner };
+        let socket = &made.inner;
         if domain == Domain::UNIX {
             // A connect to a unix socket does not wait in `poll` but in the call, for room in the backlog.
             socket.set_write_timeout(Some(timeout))?;
@@ -72,13 +118,13 @@ impl Socket {
             socket.set_tcp_keepalive(&keepalive)?;
         }
         socket.set_read_timeout(Some(SLICE))?;
-        Ok(Socket(socket))
+        Ok(made)
     }
 
     /// Sends what fits now; 0 where nothing does. Never raises `SIGPIPE`.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.0.send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) {
+            match self.inner.send_with_flags(bytes, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
                 sent => return sent,
@@ -96,7 +142,7 @@ impl Socket {
         input.reserve(CHUNK);
         let flags = if block { 0 } else { libc::MSG_DONTWAIT };
         loop {
-            match self.0.recv_with_flags(input.spare_capacity_mut(), flags) {
+            match self.inner.recv_with_flags(input.spare_capacity_mut(), flags) {
                 Ok(0) => return Ok(Received::Closed),
                 Ok(count) => {
                     // SAFETY: the kernel has written `count` bytes into the spare capacity.
@@ -114,7 +160,7 @@ impl Socket {
 
     fn poll(&self, wait: Duration, unsent: bool) -> io::Result<bool> {
         let events = if unsent { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        let mut descriptor = libc::pollfd { fd: self.0.as_raw_fd(), events, revents: 0 };
+        let mut descriptor = libc::pollfd { fd: self.inner.as_raw_fd(), events, revents: 0 };
         let ms = wait.as_micros().div_ceil(1000) as libc::c_int;
         // SAFETY: one descriptor, which lives through the call.
         match unsafe { libc::poll(&mut descriptor, 1, ms) } {
@@ -129,7 +175,7 @@ impl Socket {
 
     /// What to poll.
     pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.inner.as_raw_fd()
     }
 }
 
