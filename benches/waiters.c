@@ -122,7 +122,7 @@ static void serve(const dlock_queue *queue, dlock_lock **locks, long count)
     static dlock_event events[BATCH];
     dlock_error err;
     long acquired = 0, released = 0, disorder = 0;
-    uint64_t last_token = 0, begin = now_ns();
+    uint64_t last_token = 0, furthest = 0, begin = now_ns();
     while (released < count) {
         size_t n;
         must(dlock_queue_wait(queue, events, BATCH, 60000, &n, &err), &err, "queue_wait");
@@ -136,7 +136,9 @@ static void serve(const dlock_queue *queue, dlock_lock **locks, long count)
                 released++;
                 continue;
             }
-            disorder += events[i].user_data != (uint64_t)acquired;
+            /* Served after one that was submitted later. */
+            disorder += events[i].user_data < furthest;
+            furthest = events[i].user_data > furthest ? events[i].user_data : furthest;
             if (events[i].token <= last_token)
                 die("a fencing token fell");
             last_token = events[i].token;

@@ -384,7 +384,7 @@ impl<T: Clone> Core<T> {
         let others = (self.waiting as Time * SPREAD_US).min(RECHECK_CROWD_US);
         // A stretched pause is spread widely: those who joined together must not ask together.
         let spread = (waiters * SPREAD_US).max(others);
-        let stretched = spread / 2 + self.random(spread / 4 * 3);
+        let stretched = spread / 20 * 11 + self.random(spread / 10 * 7);
         now + stretched.max(remaining + self.random(remaining / 4))
     }
 }
