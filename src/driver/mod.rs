@@ -656,7 +656,8 @@ impl Driver {
         let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
         let mailbox = Arc::clone(mailbox);
         mailbox.expect();
-        let started = self.tell(None, |engine, now| engine.start(now, handle, operation, tag));
+        // All on one link: what is submitted first arrives first, and is first in a queue.
+        let started = self.tell(Some(0), |engine, now| engine.start(now, handle, operation, tag));
         let (started, link) = started.map_or_else(|e| (Err(e), None), |(started, link)| (started, link));
         if started.is_err() {
             mailbox.expect_no_more();
