@@ -1,8 +1,8 @@
-//! Orders of events that a review found wrong, each played to an engine without any I/O.
+//! Orders of events that once went wrong, or that are too rare for the simulator, each played to an engine without any I/O.
 
 use std::sync::Arc;
 
-use dlock::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation};
+use dlock::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use dlock::error::{Error, Status};
 use dlock::store::{
     Acquisition, ErrorClass, HandOff, Holder, Name, Op, Push, Reply, RequestId, ServerError, TOKEN_FLOOR,
@@ -14,7 +14,10 @@ struct Bench {
     owner: Uuid,
     handle: HandleId,
     sent: Vec<(RequestId, Op)>,
+    /// Of whatever was sent last.
+    last_attempt: u64,
     done: Vec<(u32, Result<Answer, Error>)>,
+    lost: Vec<u32>,
 }
 
 impl Bench {
@@ -29,7 +32,7 @@ impl Bench {
         let owner = Uuid::from_u128(7);
         let handle = engine.open(Arc::new(Name::new("n", "g").unwrap()), owner).unwrap();
         engine.link_up(1);
-        Bench { engine, owner, handle, sent: Vec::new(), done: Vec::new() }
+        Bench { engine, owner, handle, sent: Vec::new(), last_attempt: 0, done: Vec::new(), lost: Vec::new() }
     }
 
     fn start(&mut self, now: u64, operation: Operation, tag: u32) {
@@ -42,8 +45,12 @@ impl Bench {
         self.engine.take_actions(&mut actions);
         for action in actions {
             match action {
-                Action::Send { lane: Lane::Command, id, request } => self.sent.push((id, request.op)),
+                Action::Send { lane: Lane::Command, id, request } => {
+                    self.last_attempt = request.acquisition.attempt;
+                    self.sent.push((id, request.op));
+                }
                 Action::Complete { tag, result, .. } => self.done.push((tag, result)),
+                Action::Lost { tag, .. } => self.lost.push(tag),
                 _ => {}
             }
         }
@@ -59,6 +66,28 @@ impl Bench {
         self.gather();
     }
 
+    fn tick(&mut self, now: Time) {
+        self.engine.tick(now);
+        self.gather();
+    }
+
+    fn push(&mut self, now: Time, push: Push) {
+        self.engine.push(now, push);
+        self.gather();
+    }
+
+    /// The lock is handed to the first attempt.
+    fn handed_over(&mut self, now: Time) {
+        let hand_off = HandOff { acquisition: Acquisition { owner: self.owner, attempt: 1 }, token: TOKEN_FLOOR + 2 };
+        self.push(now, Push::HandOff { key: "g:n".into(), hand_off });
+    }
+
+    /// The one thing that was answered is the acquisition.
+    fn expect_acquired(&mut self) {
+        assert!(matches!(self.done.remove(0), (1, Ok(Answer::Acquired { .. }))));
+        assert_eq!(self.done, []);
+    }
+
     /// Waits in the queue.
     fn queued(&mut self) {
         self.engine.subscribed(10, 5);
@@ -71,12 +100,16 @@ impl Bench {
     fn acquired(&mut self, now: u64) {
         self.start(now, Operation::TryAcquire, 1);
         self.reply(now, Reply::Taken { token: TOKEN_FLOOR + 1 });
-        assert!(matches!(self.done.remove(0), (1, Ok(Answer::Acquired { .. }))));
+        self.expect_acquired();
     }
 }
 
 fn busy() -> Reply {
     Reply::Error(ServerError { class: ErrorClass::Retry, text: "BUSY".into() })
+}
+
+fn dropped() -> Push {
+    Push::Dropped { key: "g:n".into() }
 }
 
 #[test]
@@ -87,13 +120,10 @@ fn a_late_recheck_starts_no_release_beside_the_users() {
     ] {
         let mut b = Bench::new();
         b.queued();
-        b.engine.push(40, Push::Dropped { key: "g:n".into() }); // a re-check goes out
-        b.gather();
+        b.push(40, dropped()); // a re-check goes out
         let (recheck, _) = b.sent.remove(0);
-        let hand_off = HandOff { acquisition: Acquisition { owner: b.owner, attempt: 1 }, token: TOKEN_FLOOR + 2 };
-        b.engine.push(50, Push::HandOff { key: "g:n".into(), hand_off });
-        b.gather();
-        assert!(matches!(b.done.remove(0), (1, Ok(Answer::Acquired { .. }))));
+        b.handed_over(50);
+        b.expect_acquired();
         b.start(60, Operation::Release, 2);
         let (release, _) = b.sent.remove(0);
         b.reply_to(70, recheck, late);
@@ -158,4 +188,151 @@ fn a_deadline_leaves_the_queue_also_where_the_last_join_was_not_to_queue() {
         "left in the queue: {:?}",
         b.sent
     );
+}
+
+#[test]
+fn a_request_that_is_to_be_sent_again_is_not_where_a_hand_off_was_faster() {
+    for link_is_down in [false, true] {
+        let mut b = Bench::new();
+        b.queued();
+        b.push(40, dropped());
+        let (recheck, _) = b.sent.remove(0);
+        if link_is_down {
+            b.engine.link_down(50, "gone");
+            b.engine.lost(50, Lane::Command, &[recheck], "gone"); // sent again when the link is up
+        } else {
+            b.reply_to(50, recheck, busy()); // sent again after 50 to 100 ms
+        }
+        b.handed_over(60);
+        b.expect_acquired();
+        b.engine.link_up(70);
+        let confirms_at = b.engine.next_timer().expect("the claim is to be confirmed");
+        assert_eq!(confirms_at, 60 + 250_000, "something else is due");
+        b.tick(confirms_at - 1);
+        assert_eq!(b.sent, [], "a join of one who holds draws a new token");
+        assert_eq!(b.engine.next_timer(), Some(confirms_at), "looked at for ever");
+    }
+}
+
+#[test]
+fn an_extension_that_was_given_up_is_not_sent_again() {
+    let mut b = Bench::new();
+    b.acquired(10);
+    b.start(20, Operation::Extend { lease_ms: 60_000 }, 2);
+    b.reply(30, Reply::Renewed { remaining_ms: 60_000 });
+    assert_eq!(b.done, [(2, Ok(Answer::Done))]);
+    b.done.clear();
+    b.start(40, Operation::Extend { lease_ms: 1_000 }, 3);
+    let mut now = 50;
+    while b.done.is_empty() {
+        if !b.sent.is_empty() {
+            b.reply(now, busy());
+        }
+        now = b.engine.next_timer().expect("tried again, or given up");
+        b.tick(now);
+    }
+    assert!(matches!(&b.done[..], [(3, Err(error))] if error.status == Status::Locker), "{:?}", b.done);
+    assert_eq!(now, 50 + 5_000_000, "the response timeout");
+    b.sent.clear();
+    b.tick(now + 1_000_000);
+    assert_eq!(b.sent, []);
+    assert!(b.engine.next_timer().is_some_and(|at| at > now + 1_000_000), "looked at for ever");
+}
+
+#[test]
+fn a_hand_off_during_the_release_is_given_up_behind_it() {
+    let other = Holder::Acquisition(Acquisition { owner: Uuid::from_u128(9), attempt: 1 });
+    for answer in [Reply::Released { next: None }, Reply::NotMine(other)] {
+        let mut b = Bench::new();
+        b.queued();
+        b.push(40, dropped());
+        b.reply(50, Reply::Taken { token: TOKEN_FLOOR + 2 }); // the news comes by the re-check …
+        b.expect_acquired();
+        b.start(60, Operation::Release, 2);
+        b.handed_over(70); // … and by the message, or by another one: a request of a connection that ended may have queued
+        assert!(matches!(b.sent[..], [(_, Op::Release { leave: false })]), "one overtakes the other: {:?}", b.sent);
+        b.reply(80, answer);
+        assert!(matches!(b.done[..], [(2, _)]), "{:?}", b.done);
+        assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "left alone: {:?}", b.sent);
+    }
+}
+
+#[test]
+fn a_lock_whose_acquisition_nobody_takes_is_handed_on_unless_it_is_a_later_one() {
+    let mut b = Bench::new();
+    b.acquired(10);
+    b.engine.hand_on(20, b.handle, TOKEN_FLOOR);
+    b.gather();
+    assert_eq!(b.sent, [], "an earlier acquisition");
+    assert_eq!(b.engine.token(20, b.handle), Ok(TOKEN_FLOOR + 1));
+    b.engine.hand_on(30, b.handle, TOKEN_FLOOR + 1);
+    b.gather();
+    assert!(matches!(b.sent[..], [(_, Op::Release { .. })]), "{:?}", b.sent);
+    assert!(b.engine.token(30, b.handle).is_err());
+}
+
+#[test]
+fn an_inspection_that_is_refused_for_long_ends_with_the_servers_words() {
+    for operation in [Operation::IsLocked, Operation::IsLockedByMe, Operation::Owner] {
+        for ends_with_a_lost_connection in [false, true] {
+            let mut b = Bench::new();
+            b.start(10, operation, 1);
+            let mut now = 20;
+            while b.done.is_empty() {
+                if !b.sent.is_empty() && ends_with_a_lost_connection && now > 4_000_000 {
+                    let (id, _) = b.sent.remove(0);
+                    b.engine.link_down(now, "gone");
+                    b.engine.lost(now, Lane::Command, &[id], "gone");
+                } else if !b.sent.is_empty() {
+                    b.reply(now, busy());
+                }
+                now = b.engine.next_timer().expect("tried again, or given up");
+                b.tick(now);
+            }
+            let (_, answer) = b.done.remove(0);
+            let error = answer.expect_err("refused");
+            let (status, words) =
+                if ends_with_a_lost_connection { (Status::NotConnected, "gone") } else { (Status::Locker, "BUSY") };
+            assert_eq!((error.status, error.message.ends_with(words)), (status, true), "{error:?}");
+            assert_eq!(now, 20 + 5_000_000, "the response timeout");
+        }
+    }
+}
+
+#[test]
+fn a_lost_locks_key_is_left_to_its_lease_since_its_caller_may_not_have_noticed() {
+    let other = Holder::Acquisition(Acquisition { owner: Uuid::from_u128(9), attempt: 1 });
+    // The validity runs out by itself; after a shortening extension, when the key lives on; in an extension's answer.
+    for how in ["by time", "after a shortening", "said by the server"] {
+        let mut b = Bench::new();
+        b.acquired(10);
+        b.engine.watch(b.handle, 9).unwrap();
+        if how != "by time" {
+            b.start(20, Operation::Extend { lease_ms: 200 }, 2);
+            let shorter = Reply::Renewed { remaining_ms: 3_000 };
+            b.reply(30, if how == "after a shortening" { shorter } else { Reply::NotMine(other.clone()) });
+        }
+        assert!(b.engine.holds_anything() || how == "said by the server");
+        for at in [1_000_000, 2_000_000, 3_000_000] {
+            b.tick(at);
+        }
+        assert_eq!(b.lost, [9], "{how}: its end is told");
+        assert_eq!(b.sent, [], "{how}: its caller may be at work");
+        assert!(b.engine.is_drained(), "{how}");
+        // The caller notices, and releases: now the key goes.
+        b.done.clear();
+        b.start(3_100_000, Operation::Release, 3);
+        b.reply(3_200_000, Reply::Released { next: None });
+        assert!(matches!(&b.done[..], [(3, Err(error))] if error.status == Status::Lost), "{how}: {:?}", b.done);
+    }
+}
+
+#[test]
+fn a_claim_that_was_lost_before_it_was_confirmed_is_given_up_since_its_mark_is_still_queued() {
+    let mut b = Bench::new();
+    b.queued();
+    b.handed_over(40);
+    b.expect_acquired();
+    b.tick(3_000_000);
+    assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
 }
