@@ -796,8 +796,8 @@ dlock_status dlock_queue_new(const dlock_locker *locker,
                              dlock_error *err);
 
 /**
- * Frees a queue. NULL is fine. What is pending is cancelled without an event, and locks acquired for it in that
- * instant are handed on; events not taken are gone. Watches end.
+ * Frees a queue. NULL is fine. What is pending is cancelled without an event. Events not taken are gone, and a lock
+ * whose acquisition is among them, or comes in that instant, is handed on. Watches end.
  *
  * Never blocks. Any thread. No call that takes this queue may be running, dlock_queue_wait() included.
  */

@@ -270,3 +270,64 @@ impl Drop for Queue {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Queue;
+    use crate::locker::Locker;
+    use crate::options::Options;
+
+    fn locker(name: &str) -> Locker {
+        let mut options = Options::default();
+        options.set_url(&format!("memory://{name}")).unwrap();
+        Locker::new(&options).unwrap()
+    }
+
+    /// Until what was submitted has ended; its event is not taken.
+    fn ended(queue: &Queue) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while queue.mailbox.state().expected > 0 {
+            assert!(std::time::Instant::now() < deadline, "no event");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Nobody took the event, so that nobody knows that the lock is held.
+    #[test]
+    fn a_freed_queue_hands_on_the_locks_whose_events_nobody_took() {
+        let locker = locker("freed queue");
+        let other = locker.lock("l", "g").unwrap();
+        let (lock, queue) = (locker.lock("l", "g").unwrap(), locker.queue().unwrap());
+        queue.submit_acquire(&lock, 10_000, 1).unwrap();
+        ended(&queue);
+        assert!(!other.try_acquire().unwrap(), "acquired");
+        drop(queue);
+        other.acquire_timeout(10_000).unwrap(); // the lease is longer
+        assert!(lock.fencing_token().is_err());
+    }
+
+    #[test]
+    fn a_freed_queue_leaves_a_lock_that_was_acquired_again_since() {
+        let locker = locker("freed late");
+        let (lock, queue) = (locker.lock("l", "g").unwrap(), locker.queue().unwrap());
+        queue.submit_acquire(&lock, 10_000, 1).unwrap();
+        ended(&queue);
+        lock.release().unwrap();
+        lock.acquire_timeout(10_000).unwrap();
+        drop(queue);
+        assert!(lock.is_locked_by_me().unwrap());
+    }
+
+    /// The queue is freed between an acquisition and its event.
+    #[test]
+    fn a_lock_that_was_acquired_for_a_queue_freed_in_that_instant_is_handed_on() {
+        let locker = locker("freed in between");
+        let other = locker.lock("l", "g").unwrap();
+        let (lock, queue) = (locker.lock("l", "g").unwrap(), locker.queue().unwrap());
+        queue.mailbox.state().freed = true; // what `drop` does first, before it cancels
+        queue.submit_acquire(&lock, 10_000, 1).unwrap();
+        ended(&queue);
+        other.acquire_timeout(10_000).unwrap(); // the lease is longer
+        assert!(queue.mailbox.state().events.is_empty());
+    }
+}
