@@ -1,5 +1,6 @@
 //! Orders of events that once went wrong, or that are too rare for the simulator, each played to an engine without any I/O.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dlock::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
@@ -335,4 +336,101 @@ fn a_claim_that_was_lost_before_it_was_confirmed_is_given_up_since_its_mark_is_s
     b.expect_acquired();
     b.tick(3_000_000);
     assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
+}
+
+/// Handles of one locker that wait, for one lock or each for its own, for holders who do not release; and how often they ask.
+struct Crowd {
+    engine: Engine<u32>,
+    now: Time,
+    /// How many joins were sent in each second.
+    joins: BTreeMap<Time, u32>,
+    /// When each of them asked last, and the longest that one went without asking.
+    asked: HashMap<Uuid, Time>,
+    longest: Time,
+}
+
+const SECOND: Time = 1_000_000;
+
+impl Crowd {
+    /// They queue together, in the first instant.
+    fn new(handles: u32, own_locks: bool) -> Self {
+        let config =
+            Config { lease_ms: 30_000, auto_renew: true, response_timeout_ms: 5_000, channel: "c".into(), seed: 1 };
+        let engine = Engine::new(config);
+        let mut crowd = Crowd { engine, now: 10, joins: BTreeMap::new(), asked: HashMap::new(), longest: 0 };
+        crowd.engine.link_up(1);
+        crowd.engine.subscribed(10, 5);
+        for i in 0..handles {
+            let name = Name::new(if own_locks { format!("n{i}") } else { "n".to_string() }.as_str(), "g").unwrap();
+            let handle = crowd.engine.open(Arc::new(name), Uuid::from_u128(1 + u128::from(i))).unwrap();
+            crowd.engine.start(10, handle, Operation::Acquire { deadline: None }, i).unwrap();
+        }
+        crowd.answer(if own_locks { 1 } else { u64::from(handles) });
+        crowd
+    }
+
+    /// Answers all that is asked, that the lock is held for long yet.
+    fn answer(&mut self, waiters: u64) {
+        let mut actions = Vec::new();
+        loop {
+            self.engine.take_actions(&mut actions);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions.drain(..) {
+                match action {
+                    Action::Send { id, request, .. } => {
+                        let reply = match request.op {
+                            Op::Join { queue: true, .. } => {
+                                *self.joins.entry(self.now / SECOND).or_default() += 1;
+                                let before = self.asked.insert(request.acquisition.owner, self.now);
+                                self.longest = self.longest.max(self.now - before.unwrap_or(self.now));
+                                Reply::Queued { place: TOKEN_FLOOR, remaining_ms: Some(25_000), waiters }
+                            }
+                            Op::Try { .. } => Reply::Held { place: TOKEN_FLOOR, remaining_ms: None },
+                            op => panic!("{op:?} of one who waits"),
+                        };
+                        self.engine.reply(self.now, id, reply);
+                    }
+                    Action::Ping(number) => self.engine.push(self.now, Push::Pong { number }),
+                    action => panic!("{action:?}"),
+                }
+            }
+        }
+    }
+
+    fn run_until(&mut self, end: Time, waiters: u64) {
+        while let Some(at) = self.engine.next_timer().filter(|&at| at < end) {
+            self.now = self.now.max(at);
+            self.engine.tick(self.now);
+            self.answer(waiters);
+        }
+        self.now = end;
+    }
+
+    /// The second of them in which most was asked, and how much.
+    fn most(&self, from: Time) -> (Time, u32) {
+        let (second, count) =
+            self.joins.range(from / SECOND..).max_by_key(|(_, count)| **count).expect("somebody asks");
+        (*second, *count)
+    }
+}
+
+#[test]
+fn ten_thousand_waiters_ask_seldom_and_not_together() {
+    for (own_locks, waiters) in [(false, 10_000), (true, 1)] {
+        let mut crowd = Crowd::new(10_000, own_locks);
+        crowd.run_until(90 * SECOND, waiters);
+        let (second, most) = crowd.most(SECOND);
+        assert!(most < 1_500, "own locks {own_locks}: {most} ask in second {second}");
+        assert!(crowd.longest <= 25 * SECOND, "own locks {own_locks}: {} us without asking", crowd.longest);
+        assert!(crowd.asked.values().all(|&at| at >= 65 * SECOND), "some ask no more");
+        // A lost connection makes them all ask, but not in one instant.
+        crowd.engine.lost(crowd.now, Lane::Command, &[], "gone");
+        crowd.answer(waiters);
+        crowd.run_until(100 * SECOND, waiters);
+        assert!(crowd.asked.values().all(|&at| at >= 90 * SECOND), "some do not ask again");
+        let (second, most) = crowd.most(90 * SECOND);
+        assert!(most < 2_000, "own locks {own_locks}: {most} ask in second {second}, past a lost connection");
+    }
 }
