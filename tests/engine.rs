@@ -434,3 +434,122 @@ fn ten_thousand_waiters_ask_seldom_and_not_together() {
         assert!(most < 2_000, "own locks {own_locks}: {most} ask in second {second}, past a lost connection");
     }
 }
+
+/// What it says to have done lasts a lease, which the simulator takes for a holder that died (rule 4).
+#[test]
+fn a_late_reply_of_an_attempt_that_is_over_is_given_up() {
+    let error = ServerError { class: ErrorClass::Report, text: "WRONGTYPE".into() };
+    for (late, leaves_something) in [
+        (Reply::Taken { token: TOKEN_FLOOR + 3 }, true),
+        (Reply::TakenUndrawn { error }, true),
+        (Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(1), waiters: 1 }, true),
+        (Reply::Held { place: 0, remaining_ms: Some(1) }, false),
+    ] {
+        for since in ["released", "waits anew", "holds anew", "freed"] {
+            let mut b = Bench::new();
+            b.queued();
+            b.push(40, dropped());
+            let (recheck, _) = b.sent.remove(0);
+            b.handed_over(50); // faster than the answer to the re-check
+            b.expect_acquired();
+            b.start(60, Operation::Release, 2);
+            b.reply(70, Reply::Released { next: None });
+            match since {
+                "released" => {}
+                "freed" => b.engine.free(80, b.handle),
+                _ => b.start(80, Operation::Acquire { deadline: None }, 3),
+            }
+            if since == "holds anew" {
+                b.reply(90, Reply::Taken { token: TOKEN_FLOOR + 4 });
+            }
+            b.sent.clear();
+            b.reply_to(100, recheck, late.clone());
+            let given_up = matches!(b.sent[..], [(_, Op::Release { leave: true })]) && b.last_attempt == 1;
+            assert_eq!(
+                (given_up, b.sent.len()),
+                (leaves_something, usize::from(leaves_something)),
+                "{since}: {late:?}"
+            );
+            assert_eq!(b.engine.token(100, b.handle).is_ok(), since == "holds anew", "{late:?}");
+        }
+    }
+}
+
+/// The background waits one lease for the answer behind which it gives the attempt up.
+#[test]
+fn a_reply_that_comes_a_lease_after_the_attempt_was_over_is_given_up() {
+    let mut b = Bench::new();
+    b.start(10, Operation::Acquire { deadline: Some(1_000) }, 1);
+    let (slow, _) = b.sent.remove(0);
+    b.tick(1_000);
+    b.tick(50_000);
+    assert!(matches!(&b.done[..], [(1, Err(error))] if error.status == Status::LockTimeout), "{:?}", b.done);
+    assert!(b.sent.is_empty() && !b.engine.is_drained(), "the release waits for the answer");
+    b.tick(4_000_000);
+    assert!(b.engine.is_drained(), "and for no longer than a lease");
+    b.reply_to(4_000_100, slow, Reply::Taken { token: TOKEN_FLOOR + 1 });
+    assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
+}
+
+/// The lost reply to a release may have named this waiter, or its own join may run late: asking at once notices it before the
+/// re-check by time (rule 13).
+#[test]
+fn a_lost_command_connection_makes_every_waiter_ask_again() {
+    let mut b = Bench::new();
+    b.queued();
+    b.engine.link_down(40, "gone");
+    b.engine.lost(40, Lane::Command, &[], "gone"); // nothing of the waiter was under way
+    b.gather();
+    b.engine.link_up(50);
+    b.gather();
+    assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
+    // The renewals' connection is another matter.
+    b.reply(60, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
+    b.engine.lost(70, Lane::Renewal, &[], "gone");
+    b.gather();
+    assert_eq!(b.sent, []);
+}
+
+/// A message to one who cannot hear it finds nobody, and takes the waiter out of the queue (rule 6).
+#[test]
+fn nobody_queues_before_the_subscription_is_confirmed() {
+    let mut b = Bench::new();
+    b.start(10, Operation::Acquire { deadline: None }, 1);
+    b.reply(20, Reply::Held { place: TOKEN_FLOOR + 1, remaining_ms: None });
+    assert_eq!(b.sent, [], "not before");
+    b.engine.link_down(30, "gone");
+    b.engine.lost(30, Lane::Command, &[], "gone");
+    b.engine.link_up(40);
+    b.gather();
+    assert!(!b.sent.iter().any(|(_, op)| matches!(op, Op::Join { queue: true, .. })), "{:?}", b.sent);
+    b.engine.subscribed(50, 45);
+    b.gather();
+    assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
+    b.reply(60, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
+    // Nor while it is down, though the waiter was queued before.
+    b.engine.unsubscribed(70);
+    b.push(80, dropped());
+    assert!(matches!(b.sent[..], [(_, Op::Join { queue: false, .. })]), "{:?}", b.sent);
+    b.reply(90, Reply::Held { place: 0, remaining_ms: Some(3_000) });
+    b.engine.subscribed(100, 95);
+    b.gather();
+    assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
+}
+
+/// By itself it would ask only when the holder's lease is over (rule 8).
+#[test]
+fn a_waiter_that_is_told_that_it_was_dropped_asks_again_at_once() {
+    let mut b = Bench::new();
+    b.queued();
+    b.push(40, Push::Dropped { key: "g:another".into() });
+    assert_eq!(b.sent, [], "another lock's waiters were dropped");
+    b.push(50, dropped());
+    assert!(
+        matches!(b.sent[..], [(_, Op::Join { queue: true, place, .. })] if place == TOKEN_FLOOR + 1),
+        "{:?}",
+        b.sent
+    );
+    b.push(60, dropped()); // while the join is under way, which may have run before
+    b.reply(70, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
+    assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
+}
