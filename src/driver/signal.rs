@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::CLOCK;
 use crate::engine::Time;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::libc;
 
 /// In a forked child: closes the child's copy of a descriptor (-1: there is none). Its owner is leaked and never uses it.
 pub fn close_in_child(fd: RawFd) {
