@@ -20,11 +20,19 @@ type Object = u64;
 
 #[derive(Debug)]
 enum Kind {
-    Event { count: u64 },
-    Timer { at: Option<u64> },
-    Watch { armed: BTreeMap<Object, bool> },
+    Event {
+        count: u64,
+    },
+    Timer {
+        at: Option<u64>,
+    },
+    Watch {
+        armed: BTreeMap<Object, bool>,
+    },
     /// One end of a connection: is there something to read?
-    Stream { ready: bool },
+    Stream {
+        ready: bool,
+    },
 }
 
 #[derive(Default)]
@@ -304,7 +312,7 @@ pub(crate) unsafe fn epoll_wait(watch: c_int, _events: *mut epoll_event, count: 
         let on = armed.iter().filter(|(_, on)| **on).map(|(&watched, _)| watched);
         let ready: Vec<Object> = on.filter(|&watched| kernel.is_readable(watched, now)).take(count as usize).collect();
         if let Some(Kind::Watch { armed }) = kernel.objects.get_mut(&object) {
-            ready.iter().for_each(|watched| drop(armed.insert(*watched, false)));
+            armed.extend(ready.iter().map(|&watched| (watched, false)));
         }
         ready.len() as c_int
     })

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::{Rng, spawn};
 use crate::clock::now;
+use crate::driver::poll_readable;
 use crate::store::memory::server::MemoryServer;
+use crate::store::name::FENCE;
 use crate::store::{Connection, Push, Reply, Request, RequestId, Store, Subscription, TOKEN_FLOOR, Unreachable};
 use crate::sync::system::{self, World};
 use crate::sync::thread::JoinHandle;
@@ -152,7 +154,14 @@ impl Store for NetStore {
         inner.server.floor(now(), highest_token, false);
         let line = inner.lines.len();
         inner.lines.push(Line { stream, asked: VecDeque::new(), replies: Vec::new(), cut: false });
-        Ok(Box::new(NetConnection { net: Arc::clone(net), line, fd, stream, out: Vec::new(), in_flight: VecDeque::new() }))
+        Ok(Box::new(NetConnection {
+            net: Arc::clone(net),
+            line,
+            fd,
+            stream,
+            out: Vec::new(),
+            in_flight: VecDeque::new(),
+        }))
     }
 
     fn subscribe(
@@ -224,7 +233,8 @@ impl Connection for NetConnection {
         }
         self.collect(replies)?;
         if replies.len() == before && !self.in_flight.is_empty() && !wait.is_zero() {
-            super::super::poll_readable(&[self.fd], wait);
+            // A poll counts in milliseconds: rounded up, or it would not sleep.
+            poll_readable(&[self.fd], Duration::from_millis(wait.as_micros().div_ceil(1_000) as u64));
             self.collect(replies)?;
         }
         Ok(())
