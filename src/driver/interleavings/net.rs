@@ -92,9 +92,8 @@ impl Net {
             }
             let asked = asked(&inner);
             let chosen = asked[inner.rng.below(asked.len() as u64) as usize];
-            let ready = inner.answer(chosen);
-            drop(inner);
-            for stream in ready {
+            // Under the mutex: what is read meanwhile must not be announced again.
+            for stream in inner.answer(chosen) {
                 self.world.set_ready(stream, true);
             }
         }
@@ -279,7 +278,6 @@ impl Subscription for NetSubscription {
             return Err(ended());
         }
         reader.inbox.push(Push::Pong { number });
-        drop(inner);
         self.net.world.set_ready(self.stream, true);
         Ok(())
     }
