@@ -8,14 +8,13 @@
 
 mod background;
 mod feed;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod link;
 mod signal;
 mod slot;
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::feed::{Feed, Reading};
@@ -28,6 +27,9 @@ use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, T
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
 use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use crate::sync::thread::{Builder, JoinHandle};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak, libc};
 
 /// Command links of one locker; the second and the third are connected when requests crowd on those that are there. (Measured:
 /// more links serve 8 threads better, fewer serve 64 better, since their requests then go out in larger batches.)
@@ -323,7 +325,7 @@ impl Driver {
         }
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
-        let thread = std::thread::Builder::new().name(name.to_string()).stack_size(256 * 1024).spawn(body);
+        let thread = Builder::new().name(name.to_string()).stack_size(256 * 1024).spawn(body);
         thread.map(|thread| threads.push(thread)).is_ok()
     }
 

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::CLOCK;
 use crate::engine::Time;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::libc;
 
 /// In a forked child: closes the child's copy of a descriptor (-1: there is none). Its owner is leaked and never uses it.
 pub fn close_in_child(fd: RawFd) {
@@ -72,9 +73,20 @@ impl Signal {
             return;
         }
         let mut bytes = [0u8; 512];
+        let mut came = false;
         // SAFETY: reads into `bytes`; the descriptor does not block.
-        while unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) } == bytes.len() as isize {}
-        self.raised.swap(false, Ordering::AcqRel);
+        let mut read = || unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) };
+        loop {
+            let count = read();
+            came |= count > 0;
+            if count < 512 {
+                break;
+            }
+        }
+        // Where nothing came, who raised it is about to write: cleared now, it would be readable and never cleared again.
+        if came {
+            self.raised.swap(false, Ordering::AcqRel);
+        }
     }
 
     /// In a forked child: close the descriptors, nothing else.
