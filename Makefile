@@ -17,7 +17,7 @@ demo: build ## several processes and threads take turns on one lock, on a privat
 test: ## run every check; the last line counts them
 	@$(PYTHON) tools/check.py
 
-bench: build ## measure against hiredis and against the floor of the network
+bench: build ## measure against hiredis, other lock libraries, and the floor of the network
 	@$(PYTHON) benches/run.py
 
 soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
