@@ -74,16 +74,15 @@ impl Signal {
         }
         let mut bytes = [0u8; 512];
         let mut came = false;
-        // SAFETY: reads into `bytes`; the descriptor does not block.
-        let mut read = || unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) };
         loop {
-            let count = read();
+            // SAFETY: reads into `bytes`; the descriptor does not block.
+            let count = unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) };
             came |= count > 0;
-            if count < 512 {
+            if count < bytes.len() as isize {
                 break;
             }
         }
-        // Where nothing came, who raised it is about to write: cleared now, it would be readable and never cleared again.
+        // Nothing yet: whoever set `raised` is about to write, and what he writes must find it set, or nobody would read it.
         if came {
             self.raised.swap(false, Ordering::AcqRel);
         }
