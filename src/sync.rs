@@ -5,7 +5,6 @@
 #[cfg(not(all(test, feature = "shuttle")))]
 mod choice {
     pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak, atomic};
-    pub(crate) use std::thread;
 
     pub(crate) use libc;
 }

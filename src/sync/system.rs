@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 
 use shuttle::scheduler::TaskId;
 use shuttle::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -352,11 +353,6 @@ pub(crate) mod thread {
             Builder(self.0.name(name))
         }
 
-        /// The checker's stacks are as its configuration says.
-        pub(crate) fn stack_size(self, _size: usize) -> Self {
-            self
-        }
-
         pub(crate) fn spawn<T: Send + 'static>(
             self,
             body: impl FnOnce() -> T + Send + 'static,
@@ -380,5 +376,23 @@ pub(crate) mod thread {
         pub(crate) fn join(self) -> shuttle::thread::Result<T> {
             self.0.join()
         }
+    }
+}
+
+/// Stands in for the driver's own threads.
+pub(crate) struct Thread(thread::JoinHandle<()>);
+
+impl Thread {
+    pub(crate) fn spawn(name: &'static CStr, body: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
+        let name = name.to_string_lossy().into_owned();
+        thread::Builder::new().name(name).spawn(body).map(Thread)
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+
+    pub(crate) fn join(self) {
+        let _ = self.0.join();
     }
 }
