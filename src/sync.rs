@@ -6,7 +6,7 @@
 mod choice {
     pub(crate) use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak, atomic};
 
-    pub(crate) use libc;
+    pub(crate) use ::libc;
 }
 
 #[cfg(all(test, feature = "shuttle"))]
