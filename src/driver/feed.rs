@@ -8,12 +8,14 @@ use std::os::fd::RawFd;
 use super::signal::{Signal, close_in_child};
 use super::slot::{Callers, Slot};
 use crate::store::Subscription;
-use crate::sync::atomic::{AtomicI32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The one subscription of a locker.
 pub struct Feed {
     state: Mutex<State>,
+    /// A call has stopped reading, and neither has another begun nor the background thread polled since.
+    unattended: AtomicBool,
     /// For a forked child, which must take no mutex: the signal's descriptor.
     signal_fd: AtomicI32,
 }
@@ -61,7 +63,7 @@ impl Feed {
             callers: Callers::default(),
             pings: Vec::new(),
         };
-        Ok(Feed { state: Mutex::new(state), signal_fd })
+        Ok(Feed { state: Mutex::new(state), unattended: AtomicBool::new(false), signal_fd })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,6 +103,7 @@ impl Feed {
         let readable = slot.is_none() || state.subscription.as_ref().is_some_and(|s| s.fd().is_some());
         if readable && let Some(subscription) = state.subscription.take() {
             state.read_by_call = slot.is_some();
+            self.unattended.store(false, Ordering::Release);
             return Some(Reading { subscription, generation: state.generation, signal: Arc::clone(&state.signal) });
         }
         if let Some(slot) = slot {
@@ -115,6 +118,7 @@ impl Feed {
         if state.generation != reading.generation {
             return true;
         }
+        self.unattended.store(state.read_by_call, Ordering::Release); // the background thread will poll
         state.read_by_call = false;
         state.subscription = Some(reading.subscription);
         drop(state);
@@ -148,9 +152,19 @@ impl Feed {
         self.state().generation == generation
     }
 
+    /// May nobody be there to notice a message?
+    pub fn is_unattended(&self) -> bool {
+        self.unattended.load(Ordering::Acquire)
+    }
+
     /// What the background thread polls, while nobody reads.
     pub fn to_poll(&self) -> Option<RawFd> {
-        self.state().subscription.as_ref().and_then(|subscription| subscription.fd())
+        let state = self.state();
+        let fd = state.subscription.as_ref().and_then(|subscription| subscription.fd());
+        if fd.is_some() {
+            self.unattended.store(false, Ordering::Release);
+        }
+        fd
     }
 
     pub fn close_in_child(&self) {

@@ -482,10 +482,18 @@ impl Driver {
             let stay = slot.map_or(came, |slot| !slot.is_done());
             match link.give_back(connection, stay) {
                 Handover::More(back) => connection = back,
-                Handover::Idle | Handover::Passed => return false,
+                Handover::Idle | Handover::Passed => break,
                 Handover::Orphaned => return true,
             }
         }
+        // A reply may have told that another call, whose thread sleeps, is to wait for a message.
+        if self.feed.is_unattended()
+            && slot.is_none_or(Slot::is_done)
+            && self.lock().is_ok_and(|guard| guard.engine.wants_messages())
+        {
+            self.ensure_background();
+        }
+        false
     }
 
     /// Tells the engine what a turn brought. `Err`: the connection will not do any more.
