@@ -92,25 +92,26 @@ def costs(found, directory, part, what, panels):
             panel.yaxis.set_major_formatter(PLAIN)
         panel.set_xticks(counts)
         panel.tick_params(axis="x", labelrotation=45)
-        if aim is not None:
-            panel.axhline(aim, color=LIMIT, linestyle="--", linewidth=1, label=f"aim: at most {aim:,}")
+        if aim:
+            text, limit = aim
+            panel.plot(counts, [limit(count) for count in counts], color=LIMIT, linestyle="--", linewidth=1, label=f"aim: {text}")
             panel.legend()
         panel.set(xlabel=what, ylabel=label)
     save(figure, directory, part)
 
 
 def waiters(found, directory):
-    # Where few wait the process' first pages are most of what is resident.
     costs(found, directory, "waiters", "waiters for one lock, one process",
-          [("commands of all, while nothing happens (1/s)", lambda _, each: each["requests_per_second"], 500, None),
-           ("memory of each, allocated (bytes)", lambda _, each: each["allocated_per_waiter"], 1024, None),
+          [("commands of all together (1/s)", lambda _, each: each["requests_per_second"], ("at most 500", lambda _: 500), None),
+           ("memory of all together, resident (MB)", lambda count, each: max(each["rss_per_waiter"] * count / 1e6, 0.01),
+            ("1,024 bytes each", lambda count: count * 1024 / 1e6), 10),
            ("time until all are served (ms)", lambda _, each: max(each["serving_seconds"] * 1000, 0.01), None, 10)])
 
 
 def held(found, directory):
     costs(found, directory, "held", "locks held, one process",
-          [("CPU of the client (% of one core)", lambda _, each: max(each["cpu_percent"], 0.001), 2, 10),
-           ("renewals sent (1/s)", lambda _, each: max(each["renewals_per_second"], 0.01), None, 10),
+          [("CPU of the client (% of one core)", lambda _, each: max(each["cpu_percent"], 0.001), ("at most 2", lambda _: 2), 10),
+           ("renewals of all together (1/s)", lambda _, each: max(each["renewals_per_second"], 0.01), None, 10),
            ("renewals in one read of the server", lambda _, each: each["renewals_per_read"], None, None)])
 
 
