@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sanitize fuzz sim planted model bugs history reliability header fmt servers clean
+.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -17,7 +17,7 @@ demo: build ## several processes and threads take turns on one lock, on a privat
 test: ## run every check; the last line counts them
 	@$(PYTHON) tools/check.py
 
-bench: build ## measure against hiredis and against the floor of the network
+bench: build ## measure against hiredis, other lock libraries, and the floor of the network
 	@$(PYTHON) benches/run.py
 
 soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
@@ -32,6 +32,9 @@ fuzz: ## each target of fuzz/ for SECONDS seconds (60); needs nightly Rust and c
 
 sim: ## SEEDS simulated histories (100000), each from its own seed
 	DLOCK_SEEDS=$(or $(SEEDS),100000) $(CARGO) test --locked --release --test simulator -- --nocapture
+
+shuttle: ## SEEDS interleavings (20000) of the driver's threads for each of its tests under the checker
+	DLOCK_SEEDS=$(or $(SEEDS),20000) $(CARGO) test --locked --release --features shuttle --lib interleavings -- --nocapture
 
 planted: ## how many seeds the simulator takes to find each planted bug, up to SEEDS (30000)
 	DLOCK_SEEDS=$(or $(SEEDS),30000) $(CARGO) test --locked --release --features planted-bugs \

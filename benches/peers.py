@@ -22,7 +22,6 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-ROUNDS = 5
 # Longer than any wait that ends: the leases are 30 s.
 PATIENCE_SECONDS = 40
 BUILD_SECONDS = 600
@@ -154,6 +153,7 @@ class Program:
     def __init__(self, processes, command, environment, port, log):
         self.log = log
         self.buffer = b""
+        self.stuck = None
         with open(log, "wb") as errors:
             try:
                 self.process = processes.start([*command, port], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
@@ -178,7 +178,8 @@ class Program:
         while b"\n" not in self.buffer:
             if not select.select([output], [], [], max(0, until - time.monotonic()))[0]:
                 self.stop()
-                raise Unavailable(f"no answer for {PATIENCE_SECONDS} s: a wait does not end")
+                self.stuck = f"no answer for {PATIENCE_SECONDS} s: a wait does not end"
+                raise Unavailable(self.stuck)
             part = os.read(output, 4096)
             if not part:
                 raise Unavailable(self.reason())
@@ -188,6 +189,8 @@ class Program:
 
     def reason(self):
         """Why it ended: what it said first."""
+        if self.stuck:
+            return self.stuck
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[0] if lines else f"exit status {self.process.poll()}"
 
@@ -257,15 +260,17 @@ def start(setup, processes, port):
 
 # --- the tables ---
 
-# A table: what JSON calls it; its title; a request; and aims: of which row's ratio, of what, the bound.
-Comparison = namedtuple("Comparison", "name title mode threads milliseconds aims")
+# A table: what JSON calls it; its title; the requests, in so many rounds; aims: of which row's ratio, of what, the bound.
+# Many short rounds, since the blocks of one round are compared. One lock takes longer blocks: some sleep for 250 ms.
+Comparison = namedtuple("Comparison", "name title mode threads rounds milliseconds aims")
 COMPARISONS = [
-    Comparison("own-1", "One thread, a lock of its own", "own", 1, 300,
+    Comparison("own-1", "One thread, a lock of its own", "own", 1, 9, 150,
                [("hiredis", "p50", "<=", 1.0), ("hiredis", "p99", "<=", 1.2)]),
-    Comparison("own-8", "8 threads, each with a lock of its own", "own", 8, 300, [("hiredis", "rate", ">=", 1.0)]),
-    Comparison("own-64", "64 threads (goroutines, tasks), each with a lock of its own", "own", 64, 300,
+    Comparison("own-8", "8 threads, each with a lock of its own", "own", 8, 9, 150,
+               [("hiredis", "rate", ">=", 1.0)]),
+    Comparison("own-64", "64 threads (goroutines, tasks), each with a lock of its own", "own", 64, 9, 150,
                [("hiredis", "rate", ">=", 1.8)]),
-    Comparison("hot-16", "16 threads (goroutines, tasks) at one lock", "hot", 16, 600, [("*", "rate", ">", 1.0)]),
+    Comparison("hot-16", "16 threads (goroutines, tasks) at one lock", "hot", 16, 5, 600, [("*", "rate", ">", 1.0)]),
 ]
 MOST_APART = 1 / 10_000  # of all acquisitions: between the threads of dlock, and at least one
 
@@ -320,7 +325,7 @@ def line(widths, *cells):
 
 def show(comparison, rows):
     hot = comparison.mode == "hot"
-    print(f"\n{comparison.title}, blocks of {comparison.milliseconds} ms in turn", flush=True)
+    print(f"\n{comparison.title}: {len(rows[0]['rounds'])} rounds of blocks of {comparison.milliseconds} ms", flush=True)
     widths = (28, 10, 9, 9, 11, 18, 9, 9, 24) if not hot else (28, 10, 11, 13, 18, 13, 24)
     if hot:
         line(widths, "", "acquired/s", "longest ms", "least-most", "dlock / it", "longest", "aim")
@@ -355,9 +360,9 @@ def measure(processes, port, server, library, target, hiredis, quick):
     begun = time.monotonic()
     for contender in measurement.alive():
         measurement.block(contender, "own", 8, contender.language.warm_up_ms // (4 if quick else 1))
-    rounds, tables = 2 if quick else ROUNDS, []
+    tables = []
     for comparison in COMPARISONS:
-        found = measurement.rounds(comparison.mode, comparison.threads, comparison.milliseconds, rounds)
+        found = measurement.rounds(comparison.mode, comparison.threads, comparison.milliseconds, 3 if quick else comparison.rounds)
         rows = []
         ours = next((blocks for contender, blocks in found.items() if contender.name == "dlock"), None)
         if ours is None:
@@ -369,7 +374,7 @@ def measure(processes, port, server, library, target, hiredis, quick):
                        "threads": comparison.threads, "block_ms": comparison.milliseconds, "rows": rows})
     left_out += [{"language": contender.language.name, "contenders": [contender.label], "reason": contender.left_out}
                  for contender in measurement.contenders if contender.left_out]
-    report = {"server": server, "cores": os.cpu_count(), "machine": platform.machine(), "load_before": load, "rounds": rounds,
+    report = {"server": server, "cores": os.cpu_count(), "machine": platform.machine(), "load_before": load,
               "seconds": round(time.monotonic() - begun, 1), "left_out": left_out, "tables": tables}
     (target / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"\n{report['seconds']:.0f} s of measurement; all rounds are in {os.path.relpath(target / 'peers.json', ROOT)}", flush=True)

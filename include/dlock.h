@@ -64,7 +64,8 @@
  * fork(). In the child every handle of the parent answers DLOCK_ERR_FORKED and leaves the parent's
  * connections alone; its locks stay the parent's. Free the handles in the child, which closes its
  * copies of the descriptors, or leave them to exit() or exec(); then make a locker of the child's
- * own.
+ * own. Options are plain data and can be used on. A memory:// store stays the parent's, too: in the
+ * child its name stands for another one, empty at first.
  *
  * The process. The library never prints, exits, installs a signal handler or touches the locale. A
  * locker runs a background thread named "dlock" from first need until it is freed, and for moments
@@ -928,7 +929,7 @@ dlock_status dlock_queue_wait(const dlock_queue *queue,
 
 /**
  * Tells the descriptor that is readable while events are pending, for epoll, kqueue, poll or an event loop; -1 where
- * there is none, or `queue` is NULL.
+ * there is none, in a forked child, or `queue` is NULL.
  *
  * Only watch it: reading, writing and closing it is the library's business, and it ends with the queue. When it is
  * readable, take events with dlock_queue_wait() and a timeout of 0 until the count is 0.

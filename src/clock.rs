@@ -1,5 +1,7 @@
 //! The clock by which leases are counted, for whoever holds them and for the store in this process alike.
 
+use crate::sync::libc;
+
 /// Runs while the machine is suspended. Darwin's `CLOCK_MONOTONIC` does, unlike Linux's (rule 2).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;

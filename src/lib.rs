@@ -20,6 +20,7 @@ mod planted;
 mod process;
 pub mod queue;
 pub mod store;
+mod sync;
 
 pub use error::{Error, Result, Status};
 pub use lock::Lock;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -11,6 +10,7 @@ use crate::driver::{Driver, Signal, Tag};
 use crate::engine::{Answer, HandleId, Operation};
 use crate::error::{Error, Result, Status};
 use crate::lock::{Lock, acquire_operation, retry_operation};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What an event reports on. The numbers are part of the ABI.
 #[repr(i32)]

@@ -435,7 +435,7 @@ fn ten_thousand_waiters_ask_seldom_and_not_together() {
     }
 }
 
-/// What it says to have done lasts a lease, which the simulator takes for a holder that died (rule 4).
+/// What it says to have done would last for a lease (rule 4).
 #[test]
 fn a_late_reply_of_an_attempt_that_is_over_is_given_up() {
     let error = ServerError { class: ErrorClass::Report, text: "WRONGTYPE".into() };

@@ -42,6 +42,8 @@ STEPS = [
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
     Step("cargo test", ["cargo", "test", "--locked", "--workspace", "--no-fail-fast"], 600, "cargo"),
     Step("simulator", ["env", "DLOCK_SEEDS=10000", "cargo", "test", "--locked", "--release", "--test", "simulator"], 300, "cargo"),
+    Step("interleavings", ["env", "DLOCK_SEEDS=2000", "cargo", "test", "--locked", "--release", "--features", "shuttle", "--lib",
+                           "interleavings"], 300, "cargo"),
     Step("models", [PYTHON, "tools/model.py", "60000"], 180, "lines"),
     # A directory of its own: the library with planted bugs must never be in target/release.
     Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",

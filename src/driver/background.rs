@@ -2,14 +2,14 @@
 
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::signal::Timer;
 use super::{Driver, Link, OUTSTANDING_US};
 use crate::clock::now;
 use crate::engine::Time;
 use crate::error::Result;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, libc};
 
 impl Driver {
     pub(super) fn run(self: Arc<Self>) {

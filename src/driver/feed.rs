@@ -4,12 +4,12 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::signal::{Signal, close_in_child};
 use super::slot::{Callers, Slot};
 use crate::store::Subscription;
+use crate::sync::atomic::{AtomicI32, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The one subscription of a locker.
 pub struct Feed {

@@ -2,12 +2,12 @@
 //! combining, Hendler et al. 2010). Knows requests and replies, not what they mean.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::signal::Watch;
 use super::slot::{Callers, Slot};
 use crate::store::{Connection, Request, RequestId};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A connection, driven by at most one thread at a time.
 pub struct Link {

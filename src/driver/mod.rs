@@ -8,14 +8,16 @@
 
 mod background;
 mod feed;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod link;
 mod signal;
 mod slot;
+#[cfg_attr(all(test, feature = "shuttle"), allow(dead_code))] // the checker has its own
+pub mod thread;
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use self::feed::{Feed, Reading};
@@ -23,11 +25,17 @@ use self::link::{Handover, Link, Submitted};
 pub use self::signal::Signal;
 use self::signal::{Watch, close_in_child};
 use self::slot::Slot;
+#[cfg(not(all(test, feature = "shuttle")))]
+use self::thread::Thread;
 use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
 use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
+use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+#[cfg(all(test, feature = "shuttle"))]
+use crate::sync::system::Thread;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak, libc};
 
 /// Command links of one locker; the second and the third are connected when requests crowd on those that are there. (Measured:
 /// more links serve 8 threads better, fewer serve 64 better, since their requests then go out in larger batches.)
@@ -92,7 +100,7 @@ pub struct Driver {
     watch: Watch,
     timer_fd: AtomicI32,
     stopped: AtomicBool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Thread>>,
     background_started: AtomicBool,
 }
 
@@ -277,7 +285,7 @@ impl Driver {
             return;
         }
         let driver = Arc::clone(self);
-        let started = self.spawn("dlock-connect", move || {
+        let started = self.spawn(c"dlock-connect", move || {
             let mut last = driver.connecting.lock().unwrap_or_else(PoisonError::into_inner);
             if !driver.links[index].is_up() && !driver.stopped.load(Ordering::Acquire) {
                 let _ = driver.connect(index, &mut last);
@@ -298,7 +306,7 @@ impl Driver {
 
     fn subscribe_in_background(self: &Arc<Self>) {
         let driver = Arc::clone(self);
-        let started = self.spawn("dlock-subscribe", move || {
+        let started = self.spawn(c"dlock-subscribe", move || {
             let asked_at = now();
             let signal = Arc::clone(&driver.wake);
             match driver.store.subscribe(&driver.channel, Arc::new(move || signal.raise())) {
@@ -317,14 +325,13 @@ impl Driver {
     }
 
     /// False: no thread is to be had. The engine's timers ask again.
-    fn spawn(self: &Arc<Self>, name: &str, body: impl FnOnce() + Send + 'static) -> bool {
+    fn spawn(self: &Arc<Self>, name: &'static CStr, body: impl FnOnce() + Send + 'static) -> bool {
         if self.stopped.load(Ordering::Acquire) {
             return true;
         }
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|thread| !thread.is_finished());
-        let thread = std::thread::Builder::new().name(name.to_string()).stack_size(256 * 1024).spawn(body);
-        thread.map(|thread| threads.push(thread)).is_ok()
+        Thread::spawn(name, body).map(|thread| threads.push(thread)).is_ok()
     }
 
     // --- the background thread ---
@@ -333,7 +340,7 @@ impl Driver {
     fn ensure_background(self: &Arc<Self>) {
         if !self.background_started.swap(true, Ordering::AcqRel) {
             let driver = Arc::clone(self);
-            if !self.spawn("dlock", move || driver.run()) {
+            if !self.spawn(c"dlock", move || driver.run()) {
                 self.background_started.store(false, Ordering::Release);
             }
         }
@@ -656,7 +663,8 @@ impl Driver {
         let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
         let mailbox = Arc::clone(mailbox);
         mailbox.expect();
-        let started = self.tell(None, |engine, now| engine.start(now, handle, operation, tag));
+        // All on one link: what is submitted first arrives first, and is first in a queue.
+        let started = self.tell(Some(0), |engine, now| engine.start(now, handle, operation, tag));
         let (started, link) = started.map_or_else(|e| (Err(e), None), |(started, link)| (started, link));
         if started.is_err() {
             mailbox.expect_no_more();
@@ -731,7 +739,7 @@ impl Driver {
         loop {
             let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(thread) = thread else { break };
-            let _ = thread.join();
+            thread.join();
         }
         for link in &self.links {
             drop(link.take(None));

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::CLOCK;
 use crate::engine::Time;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::libc;
 
 /// In a forked child: closes the child's copy of a descriptor (-1: there is none). Its owner is leaked and never uses it.
 pub fn close_in_child(fd: RawFd) {
@@ -72,9 +73,19 @@ impl Signal {
             return;
         }
         let mut bytes = [0u8; 512];
-        // SAFETY: reads into `bytes`; the descriptor does not block.
-        while unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) } == bytes.len() as isize {}
-        self.raised.swap(false, Ordering::AcqRel);
+        let mut came = false;
+        loop {
+            // SAFETY: reads into `bytes`; the descriptor does not block.
+            let count = unsafe { libc::read(self.read, bytes.as_mut_ptr().cast(), bytes.len()) };
+            came |= count > 0;
+            if count < bytes.len() as isize {
+                break;
+            }
+        }
+        // Nothing yet: whoever set `raised` is about to write, and what he writes must find it set, or nobody would read it.
+        if came {
+            self.raised.swap(false, Ordering::AcqRel);
+        }
     }
 
     /// In a forked child: close the descriptors, nothing else.

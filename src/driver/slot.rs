@@ -1,12 +1,12 @@
 //! Where the answer to a blocking call arrives, and how its thread is woken.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::signal::Signal;
 use crate::engine::Answer;
 use crate::error::Result;
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// One blocking call.
 #[derive(Default)]

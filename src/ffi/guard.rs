@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::DLOCK_UUID_SIZE;
 use super::error::{dlock_error, dlock_status};
+use crate::driver::thread::is_ours;
 use crate::error::{Error, Result, Status};
 
 thread_local! {
@@ -72,7 +73,7 @@ fn silence() {
     panic::set_hook(Box::new(move |info| {
         if INSIDE.try_with(Cell::get).unwrap_or(true) {
             note(info);
-        } else if !thread::current().name().is_some_and(|name| name.starts_with("dlock")) {
+        } else if !is_ours() {
             previous(info);
         }
     }));

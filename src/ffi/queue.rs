@@ -240,7 +240,7 @@ unsafe fn collect(queue: &Queue, events: *mut dlock_event, capacity: usize, time
 }
 
 /// Tells the descriptor that is readable while events are pending, for epoll, kqueue, poll or an event loop; -1 where
-/// there is none, or `queue` is NULL.
+/// there is none, in a forked child, or `queue` is NULL.
 ///
 /// Only watch it: reading, writing and closing it is the library's business, and it ends with the queue. When it is
 /// readable, take events with dlock_queue_wait() and a timeout of 0 until the count is 0.

@@ -171,6 +171,15 @@ def on_memory(name, seconds, arguments=()):
         report.program(f"{name}, memory store", status, output)
 
 
+def fork():
+    """In the child every function of the header is called, but for those that make what a child inherits."""
+    declared = set(re.findall(r"\b(dlock_\w+)\(", re.sub(r"/\*.*?\*/", "", (INCLUDE / "dlock.h").read_text(), flags=re.S)))
+    called = set(re.findall(r"\b(dlock_\w+)\(", (harness.HERE / "fork.c").read_text()))
+    report.line(len(declared) > 30 and declared <= called, "fork: every function of the header is called in a child",
+                f"declared: {len(declared)}; not called: {sorted(declared - called)}")
+    on_server("fork", 120)
+
+
 def dlopen():
     program = compile_program(harness.HERE / "dlopen.c", "dlopen", ["-ldl"])
     if program is None:
@@ -237,7 +246,7 @@ JOBS = {
     "random": lambda: on_server("random", 60, ["6"]),
     "random-memory": lambda: on_memory("random", 60, ["4"]),
     "foreign": with_agent(crash.foreign_checks),
-    "fork": lambda: on_server("fork", 90),
+    "fork": fork,
     "fork-memory": lambda: on_memory("fork", 90),
     "dlopen": dlopen,
     "makefile": example_without_server,

@@ -58,6 +58,8 @@ pub struct User {
     holding: Option<Holding>,
     /// The highest attempt that was sent.
     attempt: u64,
+    /// In which attempt an extension was last given up: nobody waits for its reply.
+    gave_up_extension: u64,
     open: bool,
 }
 
@@ -177,7 +179,8 @@ impl World {
     pub fn add_user(&mut self, pid: Pid, index: usize) {
         let lock = self.rng.below(self.names.len() as u64) as usize;
         let (owner, id) = self.open_handle(pid, index, lock);
-        let user = User { id, owner, lock, life: 0, busy: None, holding: None, attempt: 0, open: true };
+        let user =
+            User { id, owner, lock, life: 0, busy: None, holding: None, attempt: 0, gave_up_extension: 0, open: true };
         self.processes[pid].users.push(user);
         self.think(pid, index);
     }
@@ -486,7 +489,7 @@ impl World {
         let (owner, id) = self.open_handle(pid, index, lock);
         let user = &mut self.processes[pid].users[index];
         (user.owner, user.id, user.lock, user.open) = (owner, id, lock, true);
-        (user.attempt, user.life) = (0, user.life + 1);
+        (user.attempt, user.gave_up_extension, user.life) = (0, 0, user.life + 1);
         self.think(pid, index);
     }
 
@@ -528,6 +531,10 @@ impl World {
             self.processes[pid].users[index].busy = None;
         }
         self.stats.count(kind(operation), outcome(&result));
+        if matches!(operation, Operation::Extend { .. }) && result.is_err() {
+            let user = &mut self.processes[pid].users[index];
+            user.gave_up_extension = user.attempt;
+        }
         if self.deadline(pid, operation).is_some() {
             let status = result.as_ref().map_or_else(|error| error.status, |_| Status::LockTimeout);
             match status {
@@ -601,11 +608,14 @@ impl World {
         self.history.lost(self.now, holding.id);
     }
 
-    /// Does that user believe to hold by this very acquisition?
+    /// Does its user believe to hold by this very acquisition, and wait for every reply that says otherwise?
     pub fn believes(&self, acquisition: Acquisition) -> bool {
         let Some(&(pid, index)) = self.owners.get(&acquisition.owner) else { return false };
         let Some(user) = self.processes[pid].users.get(index) else { return false };
-        user.owner == acquisition.owner && user.attempt == acquisition.attempt && user.holding.is_some()
+        user.owner == acquisition.owner
+            && user.attempt == acquisition.attempt
+            && user.attempt != user.gave_up_extension
+            && user.holding.is_some()
     }
 
     /// Did the user ask for a lease that is over already, before the answer has come?
