@@ -264,6 +264,39 @@ fn a_cancelled_call_ends() {
 }
 
 #[test]
+fn a_call_that_is_cancelled_while_it_is_asked_to_drive_passes_it_on() {
+    explore(300, Time::Stands, |world, rng| {
+        let net = Net::new(world, rng.clone(), 0);
+        let server = net.start();
+        let driver = locker(&net, 0);
+        let resources: Arc<[Resource; 2]> = Arc::default();
+        let callers = [0, 1].map(|n| {
+            let (driver, resources) = (Arc::clone(&driver), Arc::clone(&resources));
+            let mut rng = Rng(rng.0 ^ (n as u64 + 1) << 32);
+            spawn("caller", move || {
+                contend(&lock(&driver, &format!("lock {n}"), n as u64 + 1), &resources[n], &mut rng, 3);
+            })
+        });
+        let cancelled = Arc::new(lock(&driver, "lock", 3));
+        let cancels = Arc::clone(&cancelled);
+        let canceller = spawn("canceller", move || (0..4).for_each(|_| cancels.cancel().expect("cancelled")));
+        for _ in 0..3 {
+            match cancelled.acquire().map_err(|error| error.status) {
+                Ok(()) => cancelled.release().expect("released"),
+                Err(status) => assert_eq!(status, Status::Cancelled),
+            }
+        }
+        canceller.join().expect("the canceller");
+        for caller in callers {
+            caller.join().expect("a caller");
+        }
+        drop(cancelled);
+        finish(&net, vec![driver]);
+        net.stop(server);
+    });
+}
+
+#[test]
 fn close_ends_calls_and_submitted_operations() {
     explore(300, Time::Stands, |world, rng| {
         let net = Net::new(world, rng.clone(), 0);
