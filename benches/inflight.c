@@ -2,6 +2,9 @@
  * Many pairs at once from one thread: the completion queue with so many locks in flight, against the classic lock pipelined
  * on one connection, in blocks that take turns. For each: pairs a second, and what a pair costs server and client.
  *
+ * The classic lock is pipelined in two ways: all SETs at once, then all scripts; and, as the completion queue does it, each
+ * lock going on as soon as its own reply is there.
+ *
  *     inflight <port> <locks in flight>
  */
 #include "client.h"
@@ -82,27 +85,70 @@ static void take_replies(redisContext *context, int count, int type)
     }
 }
 
+static void append_lock(struct classic *c, const char *name)
+{
+    const char *lock[] = {"SET", name, c->value, "NX", "PX", LEASE};
+    redisAppendCommandArgv(c->context, 6, lock, NULL);
+}
+
+static void append_unlock(struct classic *c, const char *name)
+{
+    const char *unlock[] = {"EVALSHA", c->sha, "1", name, c->value};
+    redisAppendCommandArgv(c->context, 5, unlock, NULL);
+}
+
 static long classic_block(struct classic *c, char (*names)[64], int count)
 {
     long pairs = 0;
     uint64_t end = now_ns() + (uint64_t)BLOCK_MS * 1000000u;
     while (now_ns() < end) {
         next_value(c->value);
-        for (int i = 0; i < count; i++) {
-            const char *lock[] = {"SET", names[i], c->value, "NX", "PX", LEASE};
-            redisAppendCommandArgv(c->context, 6, lock, NULL);
-        }
+        for (int i = 0; i < count; i++)
+            append_lock(c, names[i]);
         take_replies(c->context, count, REDIS_REPLY_STATUS);
-        for (int i = 0; i < count; i++) {
-            const char *unlock[] = {"EVALSHA", c->sha, "1", names[i], c->value};
-            redisAppendCommandArgv(c->context, 5, unlock, NULL);
-        }
+        for (int i = 0; i < count; i++)
+            append_unlock(c, names[i]);
         take_replies(c->context, count, REDIS_REPLY_INTEGER);
         pairs += count;
     }
     return pairs;
 }
+
+/* Replies come in the order of the commands, so the locks take turns; what is appended while replies are left in hiredis'
+ * buffer is written when they are taken. One value for all: which lock it is for says the key. */
+static long sliding_block(struct classic *c, char (*names)[64], int count)
+{
+    long pairs = 0;
+    bool over = false;
+    uint64_t end = now_ns() + (uint64_t)BLOCK_MS * 1000000u;
+    next_value(c->value);
+    for (int i = 0; i < count; i++)
+        append_lock(c, names[i]);
+    while (!over) {
+        over = now_ns() > end;
+        for (int i = 0; i < count; i++) {
+            take_replies(c->context, 1, REDIS_REPLY_STATUS);
+            append_unlock(c, names[i]);
+        }
+        for (int i = 0; i < count; i++) {
+            take_replies(c->context, 1, REDIS_REPLY_INTEGER);
+            if (!over)
+                append_lock(c, names[i]);
+        }
+        pairs += count;
+    }
+    return pairs;
+}
 #endif
+
+/* --- taking turns --- */
+
+#ifdef HAVE_HIREDIS
+enum { OURS, CLASSIC, SLIDING, CONTENDERS };
+#else
+enum { OURS, CONTENDERS };
+#endif
+static const char *const contenders[] = {"dlock", "classic", "sliding"};
 
 struct setting {
     struct bare *control;
@@ -113,22 +159,33 @@ struct setting {
     int count;
 };
 
-static void block(struct setting *s, bool ours, struct figures *figures, int round)
+static long pairs_of(struct setting *s, int contender)
+{
+#ifdef HAVE_HIREDIS
+    if (contender != OURS)
+        return (contender == CLASSIC ? classic_block : sliding_block)(s->classic, s->names, s->count);
+#endif
+    (void)contender;
+    return queue_block(s->queue, s->locks, s->count);
+}
+
+static void block(struct setting *s, int contender, struct figures *figures, int round)
 {
     double server = server_seconds(s->control), client = client_seconds();
     uint64_t begin = now_ns();
-    long pairs = 0;
-#ifdef HAVE_HIREDIS
-    pairs = ours ? queue_block(s->queue, s->locks, s->count) : classic_block(s->classic, s->names, s->count);
-#else
-    if (!ours)
-        die("hiredis is not installed");
-    pairs = queue_block(s->queue, s->locks, s->count);
-#endif
-    double took = (double)(now_ns() - begin) / 1e9;
-    figures->rate[round] = (double)pairs / took;
-    figures->client_us[round] = (client_seconds() - client) * 1e6 / (double)pairs;
-    figures->server_us[round] = (server_seconds(s->control) - server) * 1e6 / (double)pairs;
+    double pairs = (double)pairs_of(s, contender), took = (double)(now_ns() - begin) / 1e9;
+    figures->rate[round] = pairs / took;
+    figures->client_us[round] = (client_seconds() - client) * 1e6 / pairs;
+    figures->server_us[round] = (server_seconds(s->control) - server) * 1e6 / pairs;
+}
+
+/* The ratio of the rounds' rates, and the middle half of them. */
+static void print_ratios(const char *name, struct figures *ours, struct figures *theirs)
+{
+    double ratios[ROUNDS];
+    for (int i = 0; i < ROUNDS; i++)
+        ratios[i] = ours->rate[i] / theirs->rate[i];
+    printf("%s_ratio_low %.3f\n%s_ratio_high %.3f\n", name, quantile(ratios, ROUNDS, 0.25), name, quantile(ratios, ROUNDS, 0.75));
 }
 
 static void print_figures(const char *name, struct figures *figures)
@@ -141,7 +198,7 @@ static void print_figures(const char *name, struct figures *figures)
 int main(int argc, char **argv)
 {
     static struct setting s;
-    static struct figures ours, theirs;
+    static struct figures figures[CONTENDERS];
     char url[64];
     dlock_error err;
     s.count = argc == 3 ? atoi(argv[2]) : 0;
@@ -157,16 +214,15 @@ int main(int argc, char **argv)
         s.locks[i] = open_lock(locker, s.names[i]);
         snprintf(s.names[i], sizeof s.names[i], "bench:classic-%d", i);
     }
-    double ratios[ROUNDS];
-    for (int round = -1; round < ROUNDS; round++) {
-        int at = round < 0 ? 0 : round; /* the first is for warming up */
-        block(&s, round % 2 == 0, round % 2 == 0 ? &ours : &theirs, at);
-        block(&s, round % 2 != 0, round % 2 != 0 ? &ours : &theirs, at);
-        ratios[at] = ours.rate[at] / theirs.rate[at];
-    }
-    printf("ratio_low %.3f\nratio_high %.3f\n", quantile(ratios, ROUNDS, 0.25), quantile(ratios, ROUNDS, 0.75));
-    print_figures("dlock", &ours);
-    print_figures("classic", &theirs);
+    for (int i = 0; i < CONTENDERS; i++)
+        block(&s, i, &figures[i], 0); /* for warming up */
+    for (int round = 0; round < ROUNDS; round++)
+        for (int i = 0; i < CONTENDERS; i++)
+            block(&s, (round + i) % CONTENDERS, &figures[(round + i) % CONTENDERS], round);
+    for (int i = OURS + 1; i < CONTENDERS; i++)
+        print_ratios(contenders[i], &figures[OURS], &figures[i]);
+    for (int i = 0; i < CONTENDERS; i++)
+        print_figures(contenders[i], &figures[i]);
     for (int i = 0; i < s.count; i++)
         dlock_lock_free(s.locks[i]);
     dlock_queue_free(s.queue);

@@ -2,13 +2,20 @@
  * The first lock: from before dlopen() to held, in a process of its own each time, against a bare connection with one PING.
  *
  *     start <port> <libdlock.so>
+ *
+ * Of the former, also how long it took until the library was loaded, and until the locker was made.
  */
 #include <dlfcn.h>
 #include <sys/wait.h>
 
 #include "client.h"
 
-enum { ROUNDS = 200 };
+enum { ROUNDS = 200, STAGES = 3 };
+
+/* Since the beginning: loaded, made, held; for the bare connection only the last. */
+struct stages {
+    uint64_t ns[STAGES];
+};
 
 /* For must(): this program is not linked with the library, whose loading it measures. */
 const char *dlock_status_name(int32_t status)
@@ -29,7 +36,7 @@ static void *function(void *library, const char *name)
 /* ISO C knows no conversion from an object pointer to a function's. */
 #define CALL(library, name, ...) (*(__typeof__(&name) *)&(void *){function(library, #name)})(__VA_ARGS__)
 
-static uint64_t first_lock(const char *url, const char *path)
+static struct stages first_lock(const char *url, const char *path)
 {
     dlock_error err;
     dlock_options *options;
@@ -39,31 +46,33 @@ static uint64_t first_lock(const char *url, const char *path)
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         die("%s", dlerror());
+    uint64_t loaded = now_ns();
     must(CALL(library, dlock_options_new, &options, &err), &err, "options_new");
     must(CALL(library, dlock_options_set_url, options, url, &err), &err, "options_set_url");
     must(CALL(library, dlock_locker_new, options, &locker, &err), &err, "locker_new");
     must(CALL(library, dlock_lock_new, locker, "start", "bench", &lock, &err), &err, "lock_new");
+    uint64_t made = now_ns();
     must(CALL(library, dlock_lock_acquire, lock, &err), &err, "acquire");
-    uint64_t took = now_ns() - begin;
+    struct stages took = {{loaded - begin, made - begin, now_ns() - begin}};
     CALL(library, dlock_lock_release, lock, &err);
     CALL(library, dlock_lock_free, lock);
     CALL(library, dlock_locker_free, locker);
     return took;
 }
 
-static uint64_t bare_ping(const char *port)
+static struct stages bare_ping(const char *port)
 {
     uint64_t begin = now_ns();
     struct bare *bare = bare_open(port);
     BARE_CALL(bare, "PING");
-    return now_ns() - begin;
+    return (struct stages){{0, 0, now_ns() - begin}};
 }
 
 /* What that takes in a process that has done nothing yet. */
-static uint64_t in_a_child(const char *port, const char *url, const char *path)
+static struct stages in_a_child(const char *port, const char *url, const char *path)
 {
     int ends[2], status;
-    uint64_t took;
+    struct stages took;
     if (pipe(ends) < 0)
         die("no pipe");
     pid_t child = fork();
@@ -84,12 +93,17 @@ int main(int argc, char **argv)
     if (argc != 3)
         die("usage: start <port> <libdlock.so>");
     redis_url(url, sizeof url, argv[1]);
-    struct samples ours = samples_new(ROUNDS), bare = samples_new(ROUNDS);
+    static const char *const names[] = {"loaded", "made", "first_lock", "bare_connect"};
+    struct samples samples[STAGES + 1];
+    for (int i = 0; i <= STAGES; i++)
+        samples[i] = samples_new(ROUNDS);
     for (int i = 0; i < ROUNDS; i++) {
-        samples_add(&ours, in_a_child(argv[1], url, argv[2]));
-        samples_add(&bare, in_a_child(argv[1], url, NULL));
+        struct stages ours = in_a_child(argv[1], url, argv[2]), bare = in_a_child(argv[1], url, NULL);
+        for (int stage = 0; stage < STAGES; stage++)
+            samples_add(&samples[stage], ours.ns[stage]);
+        samples_add(&samples[STAGES], bare.ns[STAGES - 1]);
     }
-    printf("first_lock_us %.0f\n", (double)percentile(ours.ns, ours.count, 0.5) / 1000);
-    printf("bare_connect_us %.0f\n", (double)percentile(bare.ns, bare.count, 0.5) / 1000);
+    for (int i = 0; i <= STAGES; i++)
+        printf("%s_us %.0f\n", names[i], (double)percentile(samples[i].ns, ROUNDS, 0.5) / 1000);
     return 0;
 }

@@ -2,7 +2,7 @@
  * Many threads of one process: each with a lock of its own, against the classic lock with a connection for each thread,
  * in blocks that take turns; or all of them at one hot lock.
  *
- *     threads own <port> <threads>
+ *     threads own <port> <threads> <rounds> <milliseconds of a block>
  *     threads hot <port> <threads>
  */
 #include <pthread.h>
@@ -10,7 +10,7 @@
 
 #include "client.h"
 
-enum { ROUNDS = 5, BLOCK_MS = 600, HOT_MS = 5000, MOST_THREADS = 256 };
+enum { MOST_ROUNDS = 100, HOT_MS = 5000, MOST_THREADS = 256 };
 
 struct worker {
     pthread_t thread;
@@ -82,10 +82,10 @@ static double run(struct worker *workers, int count, void *(*body)(void *), int 
     return (double)pairs * 1e9 / (double)took;
 }
 
-static void own_locks(dlock_locker *locker, const char *port, int count)
+static void own_locks(dlock_locker *locker, const char *port, int count, int rounds, int block_ms)
 {
     static struct worker ours[MOST_THREADS], theirs[MOST_THREADS];
-    double our_rates[ROUNDS], their_rates[ROUNDS], ratios[ROUNDS];
+    double our_rates[MOST_ROUNDS], their_rates[MOST_ROUNDS], ratios[MOST_ROUNDS];
     for (int i = 0; i < count; i++) {
         char name[64];
         snprintf(name, sizeof name, "own-%d", i);
@@ -93,21 +93,21 @@ static void own_locks(dlock_locker *locker, const char *port, int count)
         snprintf(name, sizeof name, "bench:classic-%d", i);
         theirs[i] = (struct worker){.pair = classic_pair, .state = classic_open(port, name)};
     }
-    run(ours, count, work, BLOCK_MS / 3);
-    run(theirs, count, work, BLOCK_MS / 3);
-    for (int round = 0; round < ROUNDS; round++) {
+    run(ours, count, work, block_ms / 3);
+    run(theirs, count, work, block_ms / 3);
+    for (int round = 0; round < rounds; round++) {
         if (round % 2 == 0)
-            our_rates[round] = run(ours, count, work, BLOCK_MS);
-        their_rates[round] = run(theirs, count, work, BLOCK_MS);
+            our_rates[round] = run(ours, count, work, block_ms);
+        their_rates[round] = run(theirs, count, work, block_ms);
         if (round % 2 == 1)
-            our_rates[round] = run(ours, count, work, BLOCK_MS);
+            our_rates[round] = run(ours, count, work, block_ms);
         ratios[round] = our_rates[round] / their_rates[round];
     }
     printf("peer %s\n", PEER);
-    printf("dlock_per_second %.0f\n", quantile(our_rates, ROUNDS, 0.5));
-    printf("classic_per_second %.0f\n", quantile(their_rates, ROUNDS, 0.5));
-    printf("ratio %.3f\n", quantile(ratios, ROUNDS, 0.5));
-    printf("ratio_low %.3f\nratio_high %.3f\n", ratios[0], ratios[ROUNDS - 1]);
+    printf("dlock_per_second %.0f\n", quantile(our_rates, rounds, 0.5));
+    printf("classic_per_second %.0f\n", quantile(their_rates, rounds, 0.5));
+    printf("ratio %.3f\n", quantile(ratios, rounds, 0.5));
+    printf("ratio_low %.3f\nratio_high %.3f\n", ratios[0], ratios[rounds - 1]);
     for (int i = 0; i < count; i++)
         dlock_lock_free(ours[i].state);
 }
@@ -132,14 +132,17 @@ static void hot_lock(dlock_locker *locker, int count)
 
 int main(int argc, char **argv)
 {
-    int count = argc == 4 ? atoi(argv[3]) : 0;
-    if (count < 1 || count > MOST_THREADS)
-        die("usage: threads own|hot <port> <threads>, at most %d", MOST_THREADS);
+    bool own = argc == 6 && strcmp(argv[1], "own") == 0;
+    int count = own || (argc == 4 && strcmp(argv[1], "hot") == 0) ? atoi(argv[3]) : 0;
+    int rounds = own ? atoi(argv[4]) : 1, block_ms = own ? atoi(argv[5]) : 1;
+    if (count < 1 || count > MOST_THREADS || rounds < 1 || rounds > MOST_ROUNDS || block_ms < 1)
+        die("usage: threads own <port> <threads> <rounds> <ms> | threads hot <port> <threads>; at most %d threads, %d rounds",
+            MOST_THREADS, MOST_ROUNDS);
     char url[64];
     redis_url(url, sizeof url, argv[2]);
     dlock_locker *locker = open_locker(url);
-    if (strcmp(argv[1], "own") == 0)
-        own_locks(locker, argv[2], count);
+    if (own)
+        own_locks(locker, argv[2], count, rounds, block_ms);
     else
         hot_lock(locker, count);
     dlock_locker_free(locker);

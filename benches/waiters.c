@@ -147,7 +147,7 @@ static void serve(const dlock_queue *queue, dlock_lock **locks, long count)
             must(dlock_submit_release(queue, lock, events[i].user_data, &err), &err, "submit_release");
         }
     }
-    printf("served %ld\nout_of_order %ld\nserving_seconds %.2f\n", acquired, disorder, (double)(now_ns() - begin) / 1e9);
+    printf("served %ld\nout_of_order %ld\nserving_seconds %.5f\n", acquired, disorder, (double)(now_ns() - begin) / 1e9);
 }
 
 int main(int argc, char **argv)
@@ -184,7 +184,7 @@ int main(int argc, char **argv)
     uint64_t begin = now_ns();
     for (long i = 0; i < count; i++)
         must(dlock_submit_acquire(queue, locks[i], DLOCK_WAIT_FOREVER, (uint64_t)i, &err), &err, "submit_acquire");
-    printf("submitting_seconds %.3f\n", (double)(now_ns() - begin) / 1e9);
+    printf("submitting_seconds %.5f\n", (double)(now_ns() - begin) / 1e9);
     while (waiting(control) < count) {
         if (now_ns() - begin > 60000000000u)
             die("only %ld of %ld queued within a minute", waiting(control), count);

@@ -9,6 +9,9 @@ use crate::store::{Connection, Request, RequestId};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Room for so many requests is kept; what a crowd needed besides, once, is given back.
+const INBOX_KEPT: usize = 1_024;
+
 /// A connection, driven by at most one thread at a time.
 pub struct Link {
     state: Mutex<State>,
@@ -122,9 +125,11 @@ impl Link {
 
     /// Moves what was submitted into the connection.
     pub fn load(&self, connection: &mut dyn Connection) {
-        for (id, request) in self.state().inbox.drain(..) {
+        let mut state = self.state();
+        for (id, request) in state.inbox.drain(..) {
             connection.push(id, &request);
         }
+        state.inbox.shrink_to(INBOX_KEPT);
     }
 
     /// The driver stops, or (`stay`) stops only if there is nothing to do.

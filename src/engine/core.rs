@@ -22,6 +22,9 @@ const SPREAD_US: Time = 2_000;
 /// Before a request is repeated that the server refused for a passing reason.
 pub(super) const RETRY_US: Time = 50_000;
 
+/// Room for so many requests in flight is kept.
+const REQUESTS_KEPT: usize = 1_024;
+
 /// Who a request is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Who {
@@ -158,7 +161,11 @@ impl<T: Clone> Core<T> {
     }
 
     pub fn take_request(&mut self, id: RequestId) -> Option<Pending> {
-        self.requests.remove(&id.0)
+        let pending = self.requests.remove(&id.0);
+        if self.requests.is_empty() {
+            self.requests.shrink_to(REQUESTS_KEPT); // a crowd's room is given back
+        }
+        pending
     }
 
     /// The reply to that request is the job's from now on.

@@ -22,6 +22,10 @@ struct InFlight {
     with_text: bool,
 }
 
+/// So much room is kept for what is sent and what comes; what a crowd needed besides, once, is given back.
+const BYTES_KEPT: usize = 1 << 18;
+const REQUESTS_KEPT: usize = 1_024;
+
 pub struct RedisConnection {
     socket: Socket,
     address: Arc<str>,
@@ -75,6 +79,7 @@ impl RedisConnection {
             }
         }
         self.out.clear();
+        self.out.shrink_to(BYTES_KEPT);
         self.sent = 0;
         Ok(())
     }
@@ -104,6 +109,10 @@ impl RedisConnection {
         };
         self.input = input;
         self.input.drain(..at);
+        if self.in_flight.is_empty() {
+            self.input.shrink_to(BYTES_KEPT);
+            self.in_flight.shrink_to(REQUESTS_KEPT);
+        }
         result
     }
 
