@@ -475,6 +475,42 @@ fn a_late_reply_of_an_attempt_that_is_over_is_given_up() {
     }
 }
 
+/// It may have run after all that the attempt asked for on another connection, and have taken the lock for a lease (rule 4).
+#[test]
+fn a_request_that_is_lost_when_its_attempt_is_over_is_given_up() {
+    for since in ["being released", "released", "waits anew", "holds anew", "freed"] {
+        let mut b = Bench::new();
+        b.queued();
+        b.push(40, dropped());
+        let (recheck, _) = b.sent.remove(0);
+        b.handed_over(50); // faster than the answer to the re-check
+        b.expect_acquired();
+        b.start(60, Operation::Release, 2);
+        if since == "being released" {
+            b.engine.lost(65, Lane::Command, &[recheck], "gone");
+            b.gather();
+            assert!(matches!(b.sent[..], [(_, Op::Release { leave: false })]), "one overtakes the other: {:?}", b.sent);
+        }
+        b.reply(70, Reply::Released { next: None });
+        match since {
+            "being released" | "released" => {}
+            "freed" => b.engine.free(80, b.handle),
+            _ => b.start(80, Operation::Acquire { deadline: None }, 3),
+        }
+        if since == "holds anew" {
+            b.reply(90, Reply::Taken { token: TOKEN_FLOOR + 4 });
+        }
+        if since != "being released" {
+            b.sent.clear();
+            b.engine.lost(100, Lane::Command, &[recheck], "gone");
+            b.gather();
+        }
+        let given_up = matches!(b.sent[..], [(_, Op::Release { leave: true })]) && b.last_attempt == 1;
+        assert!(given_up, "{since}: {:?}", b.sent);
+        assert_eq!(b.engine.token(100, b.handle).is_ok(), since == "holds anew", "{since}");
+    }
+}
+
 /// The background waits one lease for the answer behind which it gives the attempt up.
 #[test]
 fn a_reply_that_comes_a_lease_after_the_attempt_was_over_is_given_up() {

@@ -654,12 +654,7 @@ impl<T: Clone> Handle<T> {
 
     pub fn on_lost(&mut self, core: &mut Core<T>, now: Time, id: RequestId, pending: &Pending) {
         if self.request != Some(id) {
-            let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
-            let wanted = self.unconfirmed || core.config.auto_renew;
-            if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
-                self.renew_at = now;
-            }
-            return;
+            return self.on_other_lost(core, now, pending);
         }
         self.request = None;
         // A call that waits in the queue counts the time for reconnecting anew with each loss.
@@ -684,6 +679,20 @@ impl<T: Clone> Handle<T> {
             }
             _ if planted(Bug::LostReplyTriesAnew) => self.want(core, now, Op::Try { lease_ms: self.lease_ms }),
             _ => self.join(core, now), // finds it if the lost request took it (invariant 5)
+        }
+    }
+
+    /// Lost is a request that nobody of this handle waits for; see [`Self::on_other_reply`].
+    fn on_other_lost(&mut self, core: &mut Core<T>, now: Time, pending: &Pending) {
+        let current = pending.request.acquisition.attempt == self.attempt;
+        if matches!(pending.request.op, Op::Renew { .. }) {
+            if current && self.phase == Phase::Held && (self.unconfirmed || core.config.auto_renew) {
+                self.renew_at = now;
+            }
+        } else if current && matches!(self.phase, Phase::Releasing { .. }) {
+            self.exposed = true;
+        } else if !current || self.phase == Phase::Idle {
+            core.stray_lost(now, &pending.request);
         }
     }
 

@@ -257,12 +257,13 @@ impl<T: Clone> Engine<T> {
             let Some(pending) = self.core.take_request(id) else { continue };
             match pending.who {
                 Who::Job(job) => self.core.job_lost(now, job, &pending),
-                Who::Handle(handle) => {
-                    if let Some(h) = self.handles.get_mut(&handle.0) {
+                Who::Handle(handle) => match self.handles.get_mut(&handle.0) {
+                    Some(h) => {
                         h.on_lost(&mut self.core, now, id, &pending);
                         h.arm(&mut self.core);
                     }
-                }
+                    None => self.core.stray_lost(now, &pending.request),
+                },
             }
         }
         if lane == Lane::Command {
