@@ -511,6 +511,23 @@ fn a_request_that_is_lost_when_its_attempt_is_over_is_given_up() {
     }
 }
 
+/// The waiter may still be queued, and be handed a lock that nobody takes.
+#[test]
+fn a_leave_that_is_refused_is_followed_by_a_release() {
+    for (class, told) in [(ErrorClass::Memory, Status::LockTimeout), (ErrorClass::Report, Status::Locker)] {
+        let mut b = Bench::new();
+        b.engine.subscribed(10, 5);
+        b.start(10, Operation::Acquire { deadline: Some(1_000) }, 1);
+        b.reply(20, Reply::Held { place: TOKEN_FLOOR + 1, remaining_ms: None });
+        b.reply(30, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
+        b.tick(1_000);
+        assert!(matches!(b.sent[..], [(_, Op::Leave { .. })]), "{:?}", b.sent);
+        b.reply(1_100, Reply::Error(ServerError { class, text: "no".into() }));
+        assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
+        assert!(matches!(&b.done[..], [(1, Err(error))] if error.status == told), "{:?}", b.done);
+    }
+}
+
 /// The background waits one lease for the answer behind which it gives the attempt up.
 #[test]
 fn a_reply_that_comes_a_lease_after_the_attempt_was_over_is_given_up() {
