@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 
+import cost
 import curves
 import peers
 from harness import HERE, LIBRARY, PROGRAMS, Bench, Failed, Processes, compile_programs, hiredis_flags, start_server, write_json
@@ -214,9 +215,9 @@ def libraries(bench):
     peers.measure(bench.processes, bench.port, bench.version, LIBRARY, PROGRAMS, hiredis_flags(), bench.quick)
 
 
-PARTS = {"pair": pair, "handoff": handoff, "inflight": inflight, "waiters": waiters, "held": held, "distance": distance,
-         "threads": threads, "hot": hot, "timeline": timeline, "start": start, "memory": memory, "go": go, "peers": libraries,
-         "curves": curves.measure, "plots": curves.plot}
+PARTS = {"pair": pair, "cost": cost.measure, "handoff": handoff, "inflight": inflight, "waiters": waiters, "held": held,
+         "distance": distance, "threads": threads, "hot": hot, "timeline": timeline, "start": start, "memory": memory, "go": go,
+         "peers": libraries, "curves": curves.measure, "plots": curves.plot}
 NOT_QUICK = {"curves", "plots"}
 
 
