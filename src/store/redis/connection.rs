@@ -177,8 +177,8 @@ impl RedisConnection {
 }
 
 impl Connection for RedisConnection {
-    fn push(&mut self, id: RequestId, request: &Request) {
-        self.enqueue(id, request.clone(), false);
+    fn push(&mut self, id: RequestId, request: Request) {
+        self.enqueue(id, request, false);
     }
 
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {
