@@ -80,6 +80,15 @@ struct Guarded {
     spare_slot: Option<Arc<Slot>>,
 }
 
+/// What became of the requests among the actions.
+#[derive(Default)]
+struct Sent {
+    /// The link that they were put on and nobody drives.
+    undriven: Option<usize>,
+    /// Their link was down.
+    refused: Vec<RequestId>,
+}
+
 /// One locker's machinery; its locks and queues share it.
 pub struct Driver {
     pid: u32,
@@ -364,54 +373,58 @@ impl Driver {
 
     /// Carries out actions. Returns the link that requests were put on and nobody drives.
     fn perform(self: &Arc<Self>, first: Action<Tag>, others: Vec<Action<Tag>>, prefer: Option<usize>) -> Option<usize> {
-        let mut undriven = None;
-        let mut refused: Vec<RequestId> = Vec::new();
-        let (mut first, mut todo) = (Some(first), others);
+        let mut sent = Sent::default();
+        self.act(first, prefer, &mut sent);
+        let mut todo = others;
         loop {
-            for action in first.take().into_iter().chain(todo.drain(..)) {
-                match action {
-                    Action::Send { lane, id, request } => {
-                        let index = self.choose(lane, prefer);
-                        match self.links[index].submit(id, request) {
-                            // Renewals are the background thread's, as is all that the calling thread won't drive.
-                            Ok(Submitted::Undriven) if index == RENEWAL || undriven.is_some_and(|u| u != index) => {
-                                self.ensure_background();
-                            }
-                            Ok(Submitted::Undriven) => undriven = Some(index),
-                            Ok(Submitted::Driven) => {
-                                self.widen(index);
-                                undriven = undriven.or(Some(index));
-                            }
-                            Err(id) => refused.push(id),
-                        }
-                    }
-                    Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
-                    Action::Lost { tag, token, error } => {
-                        if let Tag::Queue(mailbox, user_data, handle) = tag {
-                            let kind = EventKind::Lost;
-                            let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
-                            mailbox.post(handle, event);
-                        }
-                    }
-                    Action::Connect => self.connect_in_background(0),
-                    Action::Subscribe => self.subscribe_in_background(),
-                    Action::Ping(number) => {
-                        if !self.feed.ping(number) {
-                            self.ensure_background();
-                        }
-                    }
-                    Action::DropSubscription => self.feed.end(),
-                }
+            for action in todo.drain(..) {
+                self.act(action, prefer, &mut sent);
             }
-            if refused.is_empty() {
-                return undriven;
+            if sent.refused.is_empty() {
+                return sent.undriven;
             }
             let Ok(mut guard) = self.lock() else { return None };
             if !self.is_any_up() {
                 guard.engine.link_down(now(), "the connection ended");
             }
-            guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut refused), "the connection ended");
+            guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut sent.refused), "the connection ended");
             guard.engine.take_actions(&mut todo);
+        }
+    }
+
+    fn act(self: &Arc<Self>, action: Action<Tag>, prefer: Option<usize>, sent: &mut Sent) {
+        match action {
+            Action::Send { lane, id, request } => {
+                let index = self.choose(lane, prefer);
+                match self.links[index].submit(id, request) {
+                    // Renewals are the background thread's, as is all that the calling thread won't drive.
+                    Ok(Submitted::Undriven) if index == RENEWAL || sent.undriven.is_some_and(|u| u != index) => {
+                        self.ensure_background();
+                    }
+                    Ok(Submitted::Undriven) => sent.undriven = Some(index),
+                    Ok(Submitted::Driven) => {
+                        self.widen(index);
+                        sent.undriven = sent.undriven.or(Some(index));
+                    }
+                    Err(id) => sent.refused.push(id),
+                }
+            }
+            Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
+            Action::Lost { tag, token, error } => {
+                if let Tag::Queue(mailbox, user_data, handle) = tag {
+                    let kind = EventKind::Lost;
+                    let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
+                    mailbox.post(handle, event);
+                }
+            }
+            Action::Connect => self.connect_in_background(0),
+            Action::Subscribe => self.subscribe_in_background(),
+            Action::Ping(number) => {
+                if !self.feed.ping(number) {
+                    self.ensure_background();
+                }
+            }
+            Action::DropSubscription => self.feed.end(),
         }
     }
 
