@@ -78,7 +78,7 @@ pub(super) enum Subscription {
 pub(super) struct Core<T> {
     pub config: Config,
     pub seat: Seat,
-    pub out: Vec<Action<T>>,
+    pub out: VecDeque<Action<T>>,
     pub internal: VecDeque<Internal>,
     pub jobs: Map<Job<T>>,
     pub next_job: u64,
@@ -117,7 +117,7 @@ impl<T: Clone> Core<T> {
             seat,
             random: config.seed,
             config,
-            out: Vec::new(),
+            out: VecDeque::new(),
             internal: VecDeque::new(),
             jobs: Map::default(),
             next_job: 1,
@@ -156,7 +156,7 @@ impl<T: Clone> Core<T> {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(id.0, Pending { who, sent_at: now, request: request.clone() });
-        self.out.push(Action::Send { lane, id, request });
+        self.out.push_back(Action::Send { lane, id, request });
         id
     }
 
@@ -308,7 +308,7 @@ impl<T: Clone> Core<T> {
             && again_at <= now
         {
             self.link = Link::Connecting;
-            self.out.push(Action::Connect);
+            self.out.push_back(Action::Connect);
         }
         if !self.listens() {
             self.pings.clear();
@@ -319,18 +319,18 @@ impl<T: Clone> Core<T> {
             && !planted(Bug::SilenceNotNoticed)
         {
             self.unsubscribed(now);
-            self.out.push(Action::DropSubscription);
+            self.out.push_back(Action::DropSubscription);
         }
         match self.subscription {
             Subscription::Up if self.waiting > 0 && self.ping_at <= now => {
                 self.pings.push_back((self.next_ping, now));
-                self.out.push(Action::Ping(self.next_ping));
+                self.out.push_back(Action::Ping(self.next_ping));
                 self.next_ping += 1;
                 self.ping_at = now + self.claim_us() / 4;
             }
             Subscription::Down | Subscription::Refused if self.subscribe_at <= now => {
                 self.subscription = Subscription::Asked { refused: self.subscription == Subscription::Refused };
-                self.out.push(Action::Subscribe);
+                self.out.push_back(Action::Subscribe);
             }
             _ => {}
         }

@@ -700,7 +700,7 @@ impl<T: Clone> Handle<T> {
     fn lose(&mut self, core: &mut Core<T>, now: Time, why: &str) {
         let error = self.lost_error(why);
         if let Some(tag) = self.watch.as_ref().filter(|_| !planted(Bug::LossNotTold)) {
-            core.out.push(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
+            core.out.push_back(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
         }
         // A marked member is removed. A key that is still there is left to its lease: the holder's caller may not have
         // noticed yet, and a shortening `extend` never shortens the key (rule 2).
@@ -899,7 +899,7 @@ impl<T: Clone> Handle<T> {
 
     fn finish(&mut self, core: &mut Core<T>, result: Result<Answer>) {
         if let Some(call) = self.call.take() {
-            core.out.push(Action::Complete { tag: call.tag, operation: call.operation, result });
+            core.out.push_back(Action::Complete { tag: call.tag, operation: call.operation, result });
         }
     }
 

@@ -135,7 +135,7 @@ impl<T: Clone> Core<T> {
         self.set_timer(job.due, Time::MAX, Due::Job(id));
         self.needing -= usize::from(job.needing);
         if let (Some((operation, tag)), Some(result)) = (job.asked, result) {
-            self.out.push(Action::Complete { tag, operation, result });
+            self.out.push_back(Action::Complete { tag, operation, result });
         }
     }
 

@@ -386,7 +386,12 @@ impl<T: Clone> Engine<T> {
 
     /// What is to be done, in order. Must be carried out before the engine is told anything that happened later.
     pub fn take_actions(&mut self, into: &mut Vec<Action<T>>) {
-        into.append(&mut self.core.out);
+        into.extend(self.core.out.drain(..));
+    }
+
+    /// The first of it.
+    pub fn next_action(&mut self) -> Option<Action<T>> {
+        self.core.out.pop_front()
     }
 
     /// Every operation in progress, to be answered by the runner itself: for a runner that must give up.

@@ -633,7 +633,7 @@ fn messages_and_pongs_arrive_in_order_and_wake_their_reader_outside_the_mutex() 
     ];
     subscription.ping(1).unwrap();
     let mut replies = Vec::new();
-    for (id, step) in (0..).zip(&steps) {
+    for (id, step) in (0..).zip(steps) {
         connection.push(RequestId(id), step);
     }
     assert_eq!(connection.pending(), [RequestId(0), RequestId(1), RequestId(2)]);
@@ -662,7 +662,7 @@ fn a_dropped_subscription_is_a_dead_channel() {
     let world = World::new();
     let mut run = |channel: &str, acquisition, op| {
         let mut replies = Vec::new();
-        connection.push(RequestId(0), &world.request(channel, acquisition, op));
+        connection.push(RequestId(0), world.request(channel, acquisition, op));
         connection.turn(Duration::ZERO, &mut replies).unwrap();
         replies.pop().unwrap().1
     };

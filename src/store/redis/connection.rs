@@ -16,7 +16,9 @@ use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, Unreachabl
 struct InFlight {
     id: RequestId,
     request: Request,
-    since: Instant,
+    /// From the first turn on that brought no reply: where the server answers at once, the clock need not be read, which
+    /// takes 75 ns where measured.
+    since: Option<Instant>,
     replies: Replies,
     /// The script was sent whole: `NOSCRIPT` cannot be the answer any more.
     with_text: bool,
@@ -61,13 +63,7 @@ impl RedisConnection {
 
     fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
         self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
-        self.in_flight.push_back(InFlight {
-            id,
-            request,
-            since: Instant::now(),
-            replies: Replies::default(),
-            with_text,
-        });
+        self.in_flight.push_back(InFlight { id, request, since: None, replies: Replies::default(), with_text });
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -166,10 +162,19 @@ impl RedisConnection {
         if self.wants_write() {
             self.flush()?;
         }
-        if replies.len() == before
-            && let Some(oldest) = self.in_flight.front()
-            && oldest.since.elapsed() > self.response_timeout
-        {
+        if replies.len() == before { self.look_at_the_clock() } else { Ok(()) }
+    }
+
+    /// Has the oldest request been without a reply for too long?
+    fn look_at_the_clock(&mut self) -> Result<(), String> {
+        if self.in_flight.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        for one in self.in_flight.iter_mut().rev().take_while(|one| one.since.is_none()) {
+            one.since = Some(now);
+        }
+        if self.in_flight[0].since.is_some_and(|since| now - since > self.response_timeout) {
             return Err(format!("no answer within {} ms", self.response_timeout.as_millis()));
         }
         Ok(())
@@ -177,8 +182,8 @@ impl RedisConnection {
 }
 
 impl Connection for RedisConnection {
-    fn push(&mut self, id: RequestId, request: &Request) {
-        self.enqueue(id, request.clone(), false);
+    fn push(&mut self, id: RequestId, request: Request) {
+        self.enqueue(id, request, false);
     }
 
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {

@@ -56,7 +56,7 @@ pub fn for_commands(
     let mut floor = None;
     let (socket, _) = shake(config, all, &out, &steps, |value| {
         if let Value::Array(parts) = value
-            && let [counter, id] = &parts[..]
+            && let [Some(counter), Some(id), None] = parts.first()
         {
             let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
             floor = Some(Floor { counter, replication_id: id.text().unwrap_or_default().to_owned() });
@@ -76,7 +76,7 @@ pub fn for_messages(config: &Config, all: &Arc<Descriptors>, channel: &str) -> R
     steps.push(Step::Subscribe);
     let mut confirmed = false;
     let shaken = shake(config, all, &out, &steps, |value| {
-        confirmed = matches!(value, Value::Array(parts) if parts.first() == Some(&Value::Bulk(b"subscribe")));
+        confirmed = matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
     })?;
     if confirmed { Ok(shaken) } else { Err(unreachable(config, "the subscription was not confirmed")) }
 }
