@@ -279,6 +279,11 @@ impl<T: Clone> Core<T> {
         self.seat.claim_ms * 1_000
     }
 
+    /// When the first renewal after a hand-off is due, which confirms the claim.
+    pub fn confirm_after(&self) -> Time {
+        self.claim_us() / 12
+    }
+
     /// Does anybody need messages, or would, if they came?
     fn listens(&self) -> bool {
         self.waiting + self.polling > 0

@@ -363,6 +363,11 @@ impl<T: Clone> Engine<T> {
         self.core.held > 0
     }
 
+    /// How soon after a hand-off its confirmation is due, where one may come.
+    pub fn confirms_after(&self) -> Option<Time> {
+        (self.core.waiting > 0).then(|| self.core.confirm_after())
+    }
+
     /// Does this handle wait for a message?
     pub fn awaits_message(&self, id: HandleId) -> bool {
         self.handles.get(&id.0).is_some_and(|handle| handle.awaits_message())
@@ -484,7 +489,8 @@ fn closed() -> Error {
 /// A map keyed by numbers that this engine counts up itself.
 pub(crate) type Map<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
-/// Spreads consecutive numbers; they are never chosen by anybody else.
+/// Spreads numbers, which are never chosen by anybody else, but leaves 64 consecutive ones side by side: what was made one
+/// after the other is often wanted one after the other, as a hundred thousand handles are for their renewals.
 #[derive(Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -496,6 +502,7 @@ impl Hasher for IdHasher {
         unreachable!("only numbers are hashed")
     }
     fn write_u64(&mut self, n: u64) {
-        self.0 = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        let block = (n >> 6).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        self.0 = (block << 6 | n & 63) ^ (n << 57); // the map tells neighbours apart by the highest bits
     }
 }
