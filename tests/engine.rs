@@ -553,6 +553,40 @@ fn nobody_queues_before_the_subscription_is_confirmed() {
     assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
 }
 
+/// A release that the server reads between two of their joins must not find a later one first (rule 6).
+#[test]
+fn those_who_waited_for_the_subscription_join_in_the_order_of_their_places() {
+    let config =
+        Config { lease_ms: 30_000, auto_renew: true, response_timeout_ms: 5_000, channel: "c".into(), seed: 1 };
+    let mut engine = Engine::new(config);
+    engine.link_up(1);
+    let name = Arc::new(Name::new("n", "g").unwrap());
+    for i in 0..200 {
+        let handle = engine.open(Arc::clone(&name), Uuid::from_u128(1 + i)).unwrap();
+        engine.start(10, handle, Operation::Acquire { deadline: None }, i).unwrap();
+    }
+    let mut actions = Vec::new();
+    engine.take_actions(&mut actions);
+    let tries = actions.drain(..).filter_map(|action| match action {
+        Action::Send { id, request, .. } => Some((id, request.acquisition.owner.as_u128() as u64 * 77 % 211)),
+        _ => None,
+    });
+    for (id, number) in tries.collect::<Vec<_>>() {
+        engine.reply(20, id, Reply::Held { place: TOKEN_FLOOR + number, remaining_ms: None });
+    }
+    engine.subscribed(30, 25);
+    engine.take_actions(&mut actions);
+    let places = actions.iter().filter_map(|action| match action {
+        Action::Send { request, .. } => match request.op {
+            Op::Join { queue: true, place, .. } => Some(place),
+            _ => None,
+        },
+        _ => None,
+    });
+    let places: Vec<_> = places.collect();
+    assert!(places.len() == 200 && places.is_sorted(), "{places:?}");
+}
+
 /// By itself it would ask only when the holder's lease is over (rule 8).
 #[test]
 fn a_waiter_that_is_told_that_it_was_dropped_asks_again_at_once() {

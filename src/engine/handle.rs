@@ -119,7 +119,8 @@ pub(super) struct Handle<T> {
     exposed: bool,
     /// Join again as soon as the reply in flight is there: a hand-off came too late to be used.
     rejoin: bool,
-    place: u64,
+    /// Drawn by the attempt's try, or told by its first join; 0: not yet.
+    pub place: u64,
     late: u32,
     token: u64,
     lease_ms: u64,

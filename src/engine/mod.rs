@@ -309,7 +309,10 @@ impl<T: Clone> Engine<T> {
     /// The subscription is confirmed; `asked_at` is from before its request was sent.
     pub fn subscribed(&mut self, now: Time, asked_at: Time) {
         self.core.subscribed(now, asked_at);
-        for handle in self.handles.values_mut() {
+        // In the order in which they came, as far as it is known: a release may run between two joins.
+        let mut handles: Vec<_> = self.handles.values_mut().collect();
+        handles.sort_by_cached_key(|handle| (handle.place == 0, handle.place));
+        for handle in handles {
             handle.on_subscribed(&mut self.core, now);
             handle.arm(&mut self.core);
         }
