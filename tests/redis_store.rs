@@ -285,7 +285,7 @@ fn a_long_queue_lives_longer() {
     let Reply::Queued { waiters, .. } = b.join(&Who::new("W"), 0) else { panic!() };
     let life = b.life(b.name.waiters());
     assert_eq!(waiters, 2001);
-    assert!((54_000..=56_250).contains(&life), "{life}: 2.5 ms a waiter is less than the least");
+    assert!((54_000..=56_250).contains(&life), "{life}: 3.75 ms a waiter is less than the least");
     let mut command = redis::cmd("ZADD");
     command.arg(b.name.waiters());
     for i in 0..8000 {
@@ -294,7 +294,7 @@ fn a_long_queue_lives_longer() {
     command.query::<()>(&mut b.server.connection()).unwrap();
     assert!(matches!(b.join(&Who::new("W"), 0), Reply::Queued { waiters: 10_002, .. }));
     let life = b.life(b.name.waiters());
-    assert!((73_000..=75_015).contains(&life), "{life}");
+    assert!((110_000..=112_523).contains(&life), "{life}");
 }
 
 fn rand_ish(i: u64) -> u128 {

@@ -74,6 +74,11 @@ impl Background<'_> {
             // So that an acquire need not wake this thread for the renewals that it will want.
             until = until.min(now + self.driver.lease_us / 6);
         }
+        if guard.used
+            && let Some(after) = guard.engine.confirms_after()
+        {
+            until = until.min(now + after); // nor each hand-off among this process's calls, for its confirmation
+        }
         if self.fds.len() > outstanding || guard.submitted {
             until = until.min(now + OUTSTANDING_US);
         }

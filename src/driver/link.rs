@@ -85,6 +85,12 @@ impl Link {
         self.state().connection.is_some()
     }
 
+    /// Is something to be done on it, and nobody drives it?
+    pub fn is_left(&self) -> bool {
+        let state = self.state();
+        state.connection.as_ref().is_some_and(|connection| !state.inbox.is_empty() || !connection.is_idle())
+    }
+
     /// How many requests have no reply yet.
     pub fn crowd(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)

@@ -31,7 +31,7 @@ use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
-use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
+use crate::store::{Connection, ErrorClass, Op, Reply, RequestId, Store, Unreachable};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 #[cfg(all(test, feature = "shuttle"))]
 use crate::sync::system::Thread;
@@ -395,7 +395,10 @@ impl Driver {
     fn act(self: &Arc<Self>, action: Action<Tag>, prefer: Option<usize>, sent: &mut Sent) {
         match action {
             Action::Send { lane, id, request } => {
-                let index = self.choose(lane, prefer);
+                // Who asks first is to be first in the queue: joins go out in order, on one link. (One that a link's driver
+                // sends has a place already.)
+                let joins = matches!(request.op, Op::Join { queue: true, .. });
+                let index = self.choose(lane, prefer.or(joins.then_some(0)));
                 match self.links[index].submit(id, request) {
                     // Renewals are the background thread's, as is all that the calling thread won't drive.
                     Ok(Submitted::Undriven) if index == RENEWAL || sent.undriven.is_some_and(|u| u != index) => {
@@ -428,7 +431,7 @@ impl Driver {
         }
     }
 
-    /// A link for a request: the preferred one, a free one, or the first.
+    /// A link for a request: the preferred one, a free one (joins have the first), or the one with the smallest crowd.
     fn choose(self: &Arc<Self>, lane: Lane, prefer: Option<usize>) -> usize {
         if lane == Lane::Renewal {
             if self.links[RENEWAL].is_up() {
@@ -440,7 +443,7 @@ impl Driver {
             return index;
         }
         let commands = &self.links[..COMMAND_LINKS];
-        if let Some(index) = commands.iter().position(Link::is_free) {
+        if let Some(index) = commands.iter().rposition(Link::is_free) {
             return index;
         }
         // All are driven: join the smallest crowd.
@@ -602,7 +605,7 @@ impl Driver {
             if let Some(index) = link {
                 if slot.is_done() {
                     // Another drove, or the answer needed no round trip; what else was sent is then left to the background thread.
-                    if self.links[index].is_free() {
+                    if self.links[index].is_left() {
                         self.ensure_background();
                     }
                 } else if let Some(connection) = self.links[index].take(Some(&slot))

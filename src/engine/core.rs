@@ -16,8 +16,11 @@ const RECONNECT_MIN_US: Time = 10_000;
 const RECONNECT_MAX_US: Time = 500_000;
 /// Where queueing is impossible, waiters ask every 50 to 100 ms.
 const POLL_US: Time = 50_000;
-/// Those who wait for one lock, or poll in one locker, ask on average at most once in this time (rule 6).
-const SPREAD_US: Time = 2_000;
+/// Those who wait for one lock ask on average at most once in this time (rule 6). Over any half minute it is at most 500
+/// times a second, also soon after they have joined, when the early ones still reckon with a short queue.
+const SPREAD_US: Time = 3_000;
+/// Those who poll in one locker, likewise.
+const POLL_SPREAD_US: Time = 2_000;
 
 /// Before a request is repeated that the server refused for a passing reason.
 pub(super) const RETRY_US: Time = 50_000;
@@ -276,6 +279,11 @@ impl<T: Clone> Core<T> {
         self.seat.claim_ms * 1_000
     }
 
+    /// When the first renewal after a hand-off is due, which confirms the claim.
+    pub fn confirm_after(&self) -> Time {
+        self.claim_us() / 12
+    }
+
     /// Does anybody need messages, or would, if they came?
     fn listens(&self) -> bool {
         self.waiting + self.polling > 0
@@ -381,7 +389,7 @@ impl<T: Clone> Core<T> {
 
     /// When a waiter that cannot queue asks next.
     pub fn poll_at(&mut self, now: Time) -> Time {
-        now + (POLL_US + self.random(POLL_US)).max(self.polling as Time * SPREAD_US)
+        now + (POLL_US + self.random(POLL_US)).max(self.polling as Time * POLL_SPREAD_US)
     }
 
     /// When a queued waiter asks next without having been told anything: when the holder's lease is over, at most some
@@ -398,6 +406,6 @@ impl<T: Clone> Core<T> {
 
 /// A waiter asks at least this often where few wait,
 const RECHECK_MAX_US: Time = 5_000_000;
-/// and this often where many wait in this locker, on whatever locks (a queue's life in `join.lua` is at least three
-/// times that and its jitter).
+/// and this often where many wait in this locker, on whatever locks. (A queue's life in `join.lua` is three times the
+/// longest pause that comes of this and of `SPREAD_US`.)
 const RECHECK_CROWD_US: Time = 15_000_000;

@@ -35,6 +35,9 @@ const GRACE_US: Time = 40_000;
 /// After this many answers in a row that came when their lease was over, a call fails.
 const LATE_MAX: u32 = 5;
 
+/// Renewals go out at so many instants of a lease, and not each at its own: a hundred thousand in batches of some hundred.
+const RENEWAL_INSTANTS: Time = 2_000;
+
 /// How long a lease certainly lasts, from before the sending of the request that set it (rule 2).
 pub(super) fn validity_us(lease_ms: u64) -> Time {
     let lease_us = lease_ms * 1_000;
@@ -116,7 +119,8 @@ pub(super) struct Handle<T> {
     exposed: bool,
     /// Join again as soon as the reply in flight is there: a hand-off came too late to be used.
     rejoin: bool,
-    place: u64,
+    /// Drawn by the attempt's try, or told by its first join; 0: not yet.
+    pub place: u64,
     late: u32,
     token: u64,
     lease_ms: u64,
@@ -378,7 +382,11 @@ impl<T: Clone> Handle<T> {
     fn renew_next(&self, core: &Core<T>, sent_at: Time) -> Time {
         match (self.unconfirmed, core.config.auto_renew) {
             (true, _) => sent_at + self.seat.claim_ms * 1_000 / 3,
-            (false, true) => sent_at + self.lease_ms * 1_000 / 3,
+            (false, true) => {
+                let lease_us = self.lease_ms * 1_000;
+                let at = sent_at + lease_us / 3;
+                at - at % (lease_us / RENEWAL_INSTANTS).max(1)
+            }
             (false, false) => Time::MAX,
         }
     }
@@ -743,7 +751,7 @@ impl<T: Clone> Handle<T> {
         self.request = None; // a re-check in flight: its reply is not waited for
         self.unconfirmed = true;
         // The first renewal confirms the claim, also where renewal is off; a release before it makes it unnecessary.
-        let confirm_at = if planted(Bug::ClaimNotConfirmed) { Time::MAX } else { now + claim_us / 12 };
+        let confirm_at = if planted(Bug::ClaimNotConfirmed) { Time::MAX } else { now + core.confirm_after() };
         self.hold(core, token, valid_until, confirm_at);
         true
     }

@@ -310,7 +310,10 @@ impl<T: Clone> Engine<T> {
     /// The subscription is confirmed; `asked_at` is from before its request was sent.
     pub fn subscribed(&mut self, now: Time, asked_at: Time) {
         self.core.subscribed(now, asked_at);
-        for handle in self.handles.values_mut() {
+        // In the order in which they came, as far as it is known: a release may run between two joins.
+        let mut handles: Vec<_> = self.handles.values_mut().collect();
+        handles.sort_by_cached_key(|handle| (handle.place == 0, handle.place));
+        for handle in handles {
             handle.on_subscribed(&mut self.core, now);
             handle.arm(&mut self.core);
         }
@@ -362,6 +365,11 @@ impl<T: Clone> Engine<T> {
     /// Is anything held, so that a renewal may be due before the runner is told anything else?
     pub fn holds_anything(&self) -> bool {
         self.core.held > 0
+    }
+
+    /// How soon after a hand-off its confirmation is due, where one may come.
+    pub fn confirms_after(&self) -> Option<Time> {
+        (self.core.waiting > 0).then(|| self.core.confirm_after())
     }
 
     /// Does this handle wait for a message?
@@ -490,7 +498,8 @@ fn closed() -> Error {
 /// A map keyed by numbers that this engine counts up itself.
 pub(crate) type Map<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
-/// Spreads consecutive numbers; they are never chosen by anybody else.
+/// Spreads numbers, which are never chosen by anybody else, but leaves 64 consecutive ones side by side: what was made one
+/// after the other is often wanted one after the other, as a hundred thousand handles are for their renewals.
 #[derive(Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -502,6 +511,7 @@ impl Hasher for IdHasher {
         unreachable!("only numbers are hashed")
     }
     fn write_u64(&mut self, n: u64) {
-        self.0 = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        let block = (n >> 6).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        self.0 = (block << 6 | n & 63) ^ (n << 57); // the map tells neighbours apart by the highest bits
     }
 }

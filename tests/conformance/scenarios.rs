@@ -353,7 +353,7 @@ pub fn rule_6_the_queue_lives_three_rechecks(bench: &mut Bench) {
     assert!(alike(Some(life(bench)), Some(3 * 18_750)));
     let joins: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), JOIN)).collect();
     bench.send(&joins);
-    assert!(alike(Some(life(bench)), Some(3 * 20_000)), "{}", life(bench));
+    assert!(alike(Some(life(bench)), Some(3 * 30_000)), "{}", life(bench));
     let leaves: Vec<_> = (0..7_999).map(|n| bench.request("B", who(100 + n, 1), LEAVE)).collect();
     bench.send(&leaves);
     bench.queued("A", who(2, 1), 0);
