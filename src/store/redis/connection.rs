@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::codec::{Encoder, Replies};
-use super::error::has_code;
+use super::error::{Denied, denied, has_code};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
 use super::stream::Stream;
-use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, Unreachable};
+use crate::store::name::FENCE;
+use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// What was sent and has no reply.
 struct InFlight {
@@ -157,7 +158,10 @@ impl RedisConnection {
         }
         match front.replies.take(front.request.op, value) {
             Ok(None) => {}
-            Ok(Some(reply)) => {
+            Ok(Some(mut reply)) => {
+                if let Reply::Error(error) = &mut reply {
+                    name_the_right(error, &front.request);
+                }
                 replies.push((front.id, reply));
                 self.in_flight.pop_front();
             }
@@ -190,6 +194,18 @@ impl RedisConnection {
         }
         Ok(())
     }
+}
+
+/// Which right the user lacks. The handshake knows nothing of a lock's keys; the commands it has asked for.
+fn name_the_right(error: &mut ServerError, request: &Request) {
+    let name = &request.name;
+    error.text += &match denied(&error.text) {
+        Some(Denied::Key) => {
+            format!("; the user needs the keys {:?}, {:?} and {FENCE:?}", name.key(), name.waiters())
+        }
+        Some(_) if error.text.contains("script") => "; a new connection says which command".to_owned(),
+        _ => return,
+    };
 }
 
 impl Connection for RedisConnection {

@@ -46,13 +46,15 @@ pub fn denied(text: &str) -> Option<Denied> {
     }
 }
 
+/// An `EXEC` that is refused ends its transaction; why it was refused stands behind that.
+pub fn reason(text: &str) -> &str {
+    text.strip_prefix("EXECABORT Transaction discarded because of: ").unwrap_or(text)
+}
+
 /// Classifies an error reply.
 pub fn classify(text: &[u8]) -> ServerError {
-    let mut text = String::from_utf8_lossy(text).trim().to_owned();
-    // An `EXEC` that is refused ends its transaction; why it was refused stands behind that.
-    if let Some(why) = text.strip_prefix("EXECABORT Transaction discarded because of: ") {
-        text = why.to_owned();
-    }
+    let text = String::from_utf8_lossy(text);
+    let text = reason(text.trim()).to_owned();
     if has_code(&text, "MOVED") || has_code(&text, "ASK") {
         let text = format!("the server is a node of a cluster, which is not supported: {text}");
         return ServerError { class: ErrorClass::Report, text };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::{Denied, denied, has_code};
+use super::error::{Denied, denied, has_code, reason};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
@@ -214,6 +214,7 @@ fn shake(site: &Site, opening: &Opening, mut last: impl FnMut(&Value)) -> Result
 
 /// What a refusal means.
 fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
+    let text = reason(text);
     let is = |code: &str| has_code(text, code);
     let refused = |meaning: &str| Err(unreachable(config, &format!("{meaning}: {}", first(text))));
     if text.contains("max number of clients") {
