@@ -64,6 +64,15 @@ fn servers() -> Vec<PathBuf> {
     std::iter::once(RedisServer::default_program()).chain(further).collect()
 }
 
+fn on_each_server(check: impl Fn(&RedisServer) + Sync) {
+    std::thread::scope(|scope| {
+        for program in servers() {
+            let check = &check;
+            scope.spawn(move || check(&RedisServer::start_program(&program, &[])));
+        }
+    });
+}
+
 /// Every operation, each way that it can go.
 fn everything(url: &str) {
     let (here, there) = (locker(url), locker(url));
@@ -109,17 +118,16 @@ fn everything(url: &str) {
 
 #[test]
 fn the_least_rights_are_enough_for_everything_on_every_server() {
-    for program in servers() {
-        let server = RedisServer::start_program(&program, &[]);
+    on_each_server(|server| {
         println!("{}", server.version());
-        user(&server, "", &[]);
-        everything(&url(&server));
+        user(server, "", &[]);
+        everything(&url(server));
         let denied: Vec<redis::Value> = server.cmd(&["ACL", "LOG"]);
         assert!(denied.is_empty(), "{}: {denied:?}", server.version());
-        user(&server, "", &["+select"]);
-        everything(&format!("{}/3", url(&server)));
+        user(server, "", &["+select"]);
+        everything(&format!("{}/3", url(server)));
         assert!(server.keys().is_empty());
-    }
+    });
 }
 
 /// What is said about a right that is missing: by an error, or as a warning by a locker that works all the same.
@@ -140,14 +148,13 @@ fn said(url: &str) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn each_right_that_is_missing_is_named_on_every_server() {
-    for program in servers() {
-        let server = RedisServer::start_program(&program, &[]);
+    on_each_server(|server| {
         let commands: Vec<String> = least().into_iter().filter(|word| word.starts_with('+')).collect();
         assert!(commands.len() > 20);
         for word in commands {
-            user(&server, &word, &[]);
+            user(server, &word, &[]);
             let name = word[1..].to_ascii_uppercase().replace('|', " ");
-            let (errors, warnings) = said(&url(&server));
+            let (errors, warnings) = said(&url(server));
             let named = |texts: &[String]| {
                 let full = |text: &&String| {
                     text.contains(&format!("not run {name}:")) || text.contains(&format!("refuses scripts ({name})"))
@@ -166,29 +173,29 @@ fn each_right_that_is_missing_is_named_on_every_server() {
                 assert!(errors[0].starts_with(&format!("127.0.0.1:{}: ", server.port())));
             }
         }
-        user(&server, "", &[]);
-        let (errors, _) = said(&format!("{}/3", url(&server)));
+        user(server, "", &[]);
+        let (errors, _) = said(&format!("{}/3", url(server)));
         assert!(errors.len() == 1 && errors[0].contains("not run SELECT"), "{errors:?}");
         for (word, key) in [
             ("~billing:*", "\"billing:n\""),
             ("~:dlock:wait:*:billing:*", "}:billing:n\""),
             ("~:dlock:fence*", "the key :dlock:fence"),
         ] {
-            user(&server, word, &[]);
-            let (errors, _) = said(&url(&server));
+            user(server, word, &[]);
+            let (errors, _) = said(&url(server));
             assert!(!errors.is_empty() && errors.iter().all(|error| error.contains(key)), "{word}: {errors:?}");
             println!("{errors:?}");
             let _: () = server.cmd(&["DEL", "billing:n"]); // what could be taken and not be released
         }
-        user(&server, "&:dlock:wake:*", &[]);
-        let (errors, warnings) = said(&url(&server));
+        user(server, "&:dlock:wake:*", &[]);
+        let (errors, warnings) = said(&url(server));
         assert!(errors.is_empty(), "{errors:?}");
         let named = warnings.iter().filter(|text| text.contains("may not use the channels :dlock:wake:* with")).count();
         assert_eq!((named, warnings.len()), (2, 2), "{warnings:?}");
         // A tighter pattern for the counter does as well.
-        user(&server, "~:dlock:fence*", &["~:dlock:fence"]);
-        assert_eq!(said(&url(&server)), (vec![], vec![]));
-    }
+        user(server, "~:dlock:fence*", &["~:dlock:fence"]);
+        assert_eq!(said(&url(server)), (vec![], vec![]));
+    });
 }
 
 #[test]

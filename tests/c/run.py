@@ -162,13 +162,13 @@ class SecuredServer(Server):
         self.secured_port = harness.free_port()
         directory = tempfile.mkdtemp(dir=TEMPORARY)
         self.ca, key = os.path.join(directory, "ca.pem"), os.path.join(directory, "ca.key")
-        # One certificate is CA and server at once only where the client allows it; this one signs another.
         extensions = os.path.join(directory, "extensions")
         Path(extensions).write_text("subjectAltName=IP:127.0.0.1\n")
         cert, cert_key, request = (os.path.join(directory, name) for name in ("server.pem", "server.key", "request"))
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        for command in (["req", "-x509", *curve, "-keyout", key, "-out", self.ca, "-subj", "/CN=ca", "-days", "2"],
-                        ["req", *curve, "-keyout", cert_key, "-out", request, "-subj", "/CN=server"],
+        # The Rust tests have elliptic curves.
+        rsa = ["-newkey", "rsa:2048", "-nodes"]
+        for command in (["req", "-x509", *rsa, "-keyout", key, "-out", self.ca, "-subj", "/CN=ca", "-days", "2"],
+                        ["req", *rsa, "-keyout", cert_key, "-out", request, "-subj", "/CN=server"],
                         ["x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", key, "-CAcreateserial", "-out", cert,
                          "-days", "2", "-extfile", extensions]):
             status, output = run(["openssl", *command], 30)
