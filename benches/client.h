@@ -140,6 +140,18 @@ static inline void bare_load(struct bare *bare, const char *script, char sha[41]
         die("SCRIPT LOAD answered %s", reply);
 }
 
+/* The same for the script in a file. */
+static inline void bare_load_file(struct bare *bare, const char *path, char sha[41])
+{
+    FILE *file = fopen(path, "r");
+    char *text = must_alloc(1, 1 << 14);
+    if (!file || fread(text, 1, (1 << 14) - 1, file) == 0)
+        die("cannot read %s", path);
+    fclose(file);
+    bare_load(bare, text, sha);
+    free(text);
+}
+
 /* The number that the server answers. */
 static inline long bare_number(const char *reply)
 {

@@ -51,8 +51,20 @@ impl<T: Clone> Core<T> {
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
         if leaves_something(reply) {
-            self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
+            self.give_up(now, request);
         }
+    }
+
+    /// Such a reply will not come: the request may have run all the same, after all that this attempt asked for on other
+    /// connections.
+    pub fn stray_lost(&mut self, now: Time, request: &Request) {
+        if !matches!(request.op, Op::Renew { .. } | Op::Release { .. }) {
+            self.give_up(now, request);
+        }
+    }
+
+    fn give_up(&mut self, now: Time, request: &Request) {
+        self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
     }
 
     pub fn deliver_later(&mut self, name: &Name, hand_off: HandOff, base: Time) {
@@ -123,7 +135,7 @@ impl<T: Clone> Core<T> {
         self.set_timer(job.due, Time::MAX, Due::Job(id));
         self.needing -= usize::from(job.needing);
         if let (Some((operation, tag)), Some(result)) = (job.asked, result) {
-            self.out.push(Action::Complete { tag, operation, result });
+            self.out.push_back(Action::Complete { tag, operation, result });
         }
     }
 

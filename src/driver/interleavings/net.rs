@@ -219,9 +219,9 @@ impl NetConnection {
 }
 
 impl Connection for NetConnection {
-    fn push(&mut self, id: RequestId, request: &Request) {
+    fn push(&mut self, id: RequestId, request: Request) {
         self.in_flight.push_back(id);
-        self.out.push((id, request.clone()));
+        self.out.push((id, request));
     }
 
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {

@@ -43,7 +43,7 @@ impl Echo {
 }
 
 impl Connection for Echo {
-    fn push(&mut self, id: RequestId, _request: &Request) {
+    fn push(&mut self, id: RequestId, _request: Request) {
         self.in_flight.push(id);
     }
 
@@ -99,9 +99,8 @@ impl Shared {
     }
 
     fn drive(&self, mut connection: Box<dyn Connection>, slot: Option<&Slot>) -> bool {
-        let mut replies = Vec::new();
         loop {
-            self.link.load(&mut *connection);
+            let mut replies = self.link.load(&mut *connection);
             let turned = connection.turn(FOREVER, &mut replies);
             let came = !replies.is_empty();
             for (id, reply) in replies.drain(..) {
@@ -119,7 +118,7 @@ impl Shared {
                 self.link.install(Echo::new(&self.world, rng));
                 return false;
             }
-            match self.link.give_back(connection, slot.map_or(came, |slot| !slot.is_done())) {
+            match self.link.give_back(connection, replies, slot.map_or(came, |slot| !slot.is_done())) {
                 Handover::More(back) => connection = back,
                 Handover::Idle | Handover::Passed => return false,
                 Handover::Orphaned => return true,
@@ -144,10 +143,11 @@ impl Shared {
                 slot.wait(FOREVER);
             }
         }
-        if slot.was_asked() {
+        let (answer, asked) = slot.end();
+        if asked {
             self.wake.raise();
         }
-        if let Ok(answer) = slot.take().expect("done") {
+        if let Ok(answer) = answer.expect("done") {
             assert_eq!(answer, Answer::Acquired { token: id.0 }, "the reply to another request");
         }
     }

@@ -126,7 +126,7 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     let mut floor = None;
     let (stream, _) = shake(site, &opening, |value| {
         if let Value::Array(parts) = value
-            && let [counter, id] = &parts[..]
+            && let [Some(counter), Some(id), None] = parts.first()
         {
             let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
             floor = Some(Floor { counter, replication_id: id.text().unwrap_or_default().to_owned() });
@@ -144,7 +144,7 @@ pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Unr
     opening.say(Step::Subscribe("SUBSCRIBE"), &[b"SUBSCRIBE", channel.as_bytes()]);
     let mut confirmed = false;
     let shaken = shake(site, &opening, |value| {
-        confirmed = matches!(value, Value::Array(parts) if parts.first() == Some(&Value::Bulk(b"subscribe")));
+        confirmed = matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
     })?;
     if confirmed { Ok(shaken) } else { Err(unreachable(&site.config, "the subscription was not confirmed")) }
 }
@@ -327,4 +327,25 @@ fn foreign_protocol(config: &Config, input: &[u8]) -> String {
 
 fn unreachable(config: &Config, text: &str) -> Unreachable {
     Unreachable(format!("{}: {}", config.address, config.without_secrets(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_to_each_command_of_the_scripts_is_asked_for() {
+        let scripts = Scripts::new();
+        let bodies = scripts.steps().into_iter().chain([&scripts.floor]).map(|script| script.body);
+        let called: Vec<&str> = bodies.flat_map(|body| body.split("call('").skip(1)).collect();
+        assert!(called.len() > 40, "{}", called.len());
+        for call in called {
+            let command = call.split('\'').next().unwrap();
+            let asked = |(step, words): &(Step, &[&[u8]])| {
+                let (Step::Right(name) | Step::Wish(name, _)) = step else { return false };
+                *name == command && words[0] == command.as_bytes()
+            };
+            assert!(RIGHTS.iter().any(|right| asked(right)), "{command}");
+        }
+    }
 }
