@@ -144,6 +144,11 @@
 #define DLOCK_WAIT_FOREVER UINT64_MAX
 
 /**
+ * A size for the text of dlock_locker_warnings() that is enough for all that this version knows.
+ */
+#define DLOCK_WARNINGS_SIZE 4096
+
+/**
  * The outcome of a call. The numbers never change; later versions may add more.
  */
 typedef enum {
@@ -365,7 +370,7 @@ void dlock_options_free(dlock_options *options);
 /**
  * Sets the server's host: a name, an IPv4 or an IPv6 address. The text is copied.
  *
- * Replaces what an earlier dlock_options_set_url() set. No name is looked up before the connecting.
+ * Replaces the host of an earlier dlock_options_set_url(). No name is looked up before the connecting.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
@@ -389,18 +394,27 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
 /**
  * Sets the server by a URL. The text is copied.
  *
- * - `redis://[user:password@]host[:port][/db]`: TCP.
- * - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
+ * - `redis://[[user]:password@]host[:port][/db]`: TCP; the port is 6379 if not given.
+ * - `rediss://…`: the same with TLS. Parameters: `ca`, a file with the certificates of the CAs to trust instead of the
+ *   platform's; `cert` and `key`, files with the client's certificate and its private key; `server_name`, the name that the
+ *   server's certificate must have instead of the host's. Files are PEM, and read for each connection.
+ * - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.
  *
- * Replaces host and port, as a later dlock_options_set_host() or dlock_options_set_port() replaces the URL's: of two
- * setters the last wins. A password never appears in a message.
+ * Parameters stand behind a `?`, as in `rediss://host/3?ca=/etc/ca.pem&client_name=billing`. Those of every server:
+ * `client_name`, what CLIENT LIST calls the connections, "dlock" if not given; `keepalive_ms`, how long a connection may be
+ * unused before a ping keeps it open, from 100 to a day, 0 for no pings, 30,000 if not given. What is special in a URL
+ * (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for
+ * itself.
+ *
+ * Replaces all that an earlier URL, host or port set, as a later dlock_options_set_host() or dlock_options_set_port() replaces the
+ * URL's host or port and leaves the rest: of two setters the last wins. A password never appears in a message.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
- * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above (`rediss://`
- *   needs TLS, which this version does not have).
+ * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above; the message names
+ *   what is wrong. `rediss://` in a build without TLS.
  * - `DLOCK_ERR_PANIC`
  */
 dlock_status dlock_options_set_url(dlock_options *options,
@@ -437,8 +451,8 @@ dlock_status dlock_options_set_auto_renew(dlock_options *options,
                                           dlock_error *err);
 
 /**
- * Sets how long one attempt to connect may take, in milliseconds: from 1 to a day; 5,000 if never set. The
- * look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
+ * Sets how long one attempt to connect may take, TLS handshake included, in milliseconds: from 1 to a day; 5,000 if never set.
+ * The look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
@@ -477,6 +491,24 @@ dlock_status dlock_options_set_response_timeout_ms(dlock_options *options,
 dlock_status dlock_locker_new(const dlock_options *options,
                               dlock_locker **out,
                               dlock_error *err);
+
+/**
+ * Tells what is not as locks would have it at the server that the locker connected to last, such as an eviction policy
+ * that may throw locks away, or a right that the user lacks and can do without.
+ *
+ * `text` gets one sentence a line, ended by NUL, or an empty text where there is nothing to tell or no connection was made
+ * yet. `size` is what `text` has room for, in bytes, 1 at least; `DLOCK_WARNINGS_SIZE` is enough for all that this version
+ * knows. What does not fit is left out, from the end. For a log; the words may change from version to version.
+ *
+ * Never blocks, no I/O. Any thread. Returns:
+ * - `DLOCK_OK`
+ * - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` or `text` is NULL, or `size` is 0.
+ * - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
+ */
+dlock_status dlock_locker_warnings(const dlock_locker *locker,
+                                   char *text,
+                                   size_t size,
+                                   dlock_error *err);
 
 /**
  * Closes a locker: calls that are blocked on its locks return `DLOCK_ERR_CLOSED`, submitted operations end with such

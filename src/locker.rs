@@ -11,6 +11,7 @@ use crate::lock::Lock;
 use crate::options::Options;
 use crate::queue::Queue;
 use crate::store::Name;
+use crate::store::name::CHANNEL_PREFIX;
 
 /// Makes locks on one store. May be used from any thread.
 pub struct Locker {
@@ -20,7 +21,7 @@ pub struct Locker {
 impl Locker {
     /// No I/O.
     pub fn new(options: &Options) -> Result<Self> {
-        let channel = format!(":dlock:wake:{}", Uuid::new_v4().simple());
+        let channel = format!("{CHANNEL_PREFIX}{}", Uuid::new_v4().simple());
         let config = Config {
             lease_ms: options.lease_ms,
             auto_renew: options.auto_renew,
@@ -28,7 +29,7 @@ impl Locker {
             channel: channel.into(),
             seed: Uuid::new_v4().as_u64_pair().1,
         };
-        let driver = Driver::new(options.store()?, config)?;
+        let driver = Driver::new(options.store(), config)?;
         Ok(Locker { driver })
     }
 
@@ -47,6 +48,13 @@ impl Locker {
     /// A completion queue for this locker's locks.
     pub fn queue(&self) -> Result<Queue> {
         Queue::new(Arc::clone(&self.driver))
+    }
+
+    /// What is not as locks would have it at the server last connected to, one sentence each; none before a connection was
+    /// made. No I/O.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        self.driver.check_process()?;
+        Ok(self.driver.warnings())
     }
 
     /// Ends pending calls (they answer `Closed`) and releases what is held; waits for that at most one response timeout.

@@ -22,14 +22,7 @@ const LEASE: u64 = 30_000;
 const WAIT: Duration = Duration::from_secs(10);
 
 fn config(port: u16) -> Config {
-    Config {
-        address: Address::Tcp { host: "127.0.0.1".into(), port },
-        username: None,
-        password: None,
-        database: 0,
-        connect_timeout: Duration::from_secs(5),
-        response_timeout: Duration::from_secs(5),
-    }
+    Config::new(Address::Tcp { host: "127.0.0.1".into(), port })
 }
 
 fn refusal(config: Config) -> String {

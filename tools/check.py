@@ -38,6 +38,9 @@ STEPS = [
     Step("bugs", [PYTHON, "tools/bugs.py", "--check"], 60, "lines"),
     Step("servers", [PYTHON, "tools/servers.py", "check"], 300, "lines"),
     Step("clippy", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], 420),
+    Step("clippy without TLS", ["cargo", "clippy", "--locked", "--all-targets", "--no-default-features", "--", "-D", "warnings"],
+         420),
+    Step("URLs without TLS", ["cargo", "test", "--locked", "--no-default-features", "--lib", "options"], 300, "cargo"),
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
     Step("cargo test", ["cargo", "test", "--locked", "--workspace", "--no-fail-fast"], 600, "cargo"),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -205,6 +206,23 @@ func (r *RedisLocker) Owner(lock *Lock) (bool, uuid.UUID, error) {
 	}
 	answer, err := state.ask(opOwner)
 	return answer.flag, answer.owner, err
+}
+
+// Warnings tells what is not as locks would have it at the server connected to last, one sentence each: a policy that may
+// evict locks, a right that the user lacks and can do without. For a log; nil before the first NewLock.
+func (r *RedisLocker) Warnings() ([]string, error) {
+	core, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	told, a := core.native.tell()
+	if a.status != statusOK {
+		return nil, a.status.err(a.message)
+	}
+	if told == "" {
+		return nil, nil
+	}
+	return strings.Split(told, "\n"), nil
 }
 
 // Extend sets the lease of a lock that is held to this long from now, for later renewals too.

@@ -221,10 +221,10 @@ func redacted(url string) string {
 	if !found {
 		return "a malformed URL"
 	}
+	rest, _, _ = strings.Cut(rest, "?") // parameters may hold a password, with an @ in it
 	if at := strings.LastIndex(rest, "@"); at >= 0 {
 		rest = rest[at+1:]
 	}
-	rest, _, _ = strings.Cut(rest, "?")
 	return scheme + "://" + rest
 }
 
@@ -300,6 +300,18 @@ func (h handles) file() (*os.File, error) {
 	}
 	syscall.CloseOnExec(fd)
 	return os.NewFile(uintptr(fd), "dlock"), nil
+}
+
+func (h handles) warnings() (string, answer) {
+	var e C.dlock_error
+	var buffer [C.DLOCK_WARNINGS_SIZE]C.char
+	s := C.dlock_locker_warnings(h.locker, &buffer[0], C.DLOCK_WARNINGS_SIZE, &e)
+	a := answer{status: status(s)}
+	if s != C.DLOCK_OK {
+		a.message = text(e.message[:])
+		return "", a
+	}
+	return C.GoString(&buffer[0]), a
 }
 
 func (h handles) closeLocker() { C.dlock_locker_close(h.locker, nil) }

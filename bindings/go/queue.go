@@ -266,6 +266,15 @@ func (n *native) open(name, group string) (handle lockHandle, id uint64, a answe
 	return handle, id, a, parsed
 }
 
+func (n *native) tell() (string, answer) {
+	n.gate.RLock()
+	defer n.gate.RUnlock()
+	if n.freed {
+		return "", answer{status: statusClosed}
+	}
+	return n.warnings()
+}
+
 // --- who waits, who holds ---
 
 // awaited says whether somebody in this process waits for the lock.

@@ -13,7 +13,8 @@ use crate::sync::{Arc, libc};
 
 impl Driver {
     pub(super) fn run(self: Arc<Self>) {
-        let mut background = Background { driver: &self, timer: Timer::new(), fds: Vec::new() };
+        let keep_alive = self.store.keep_alive().map(|unused| KeepAlive::new(unused.as_micros() as Time));
+        let mut background = Background { driver: &self, timer: Timer::new(), fds: Vec::new(), keep_alive };
         self.timer_fd.store(background.timer.fd(), Ordering::Relaxed);
         let ended = catch_unwind(AssertUnwindSafe(|| background.run()));
         self.timer_fd.store(-1, Ordering::Relaxed); // before it is closed: the number may then be another's
@@ -27,6 +28,21 @@ struct Background<'a> {
     driver: &'a Arc<Driver>,
     timer: Timer,
     fds: Vec<libc::pollfd>,
+    keep_alive: Option<KeepAlive>,
+}
+
+/// When to look for connections that nobody uses. Those that were not used between two looks are, so that a connection is
+/// never silent for longer than twice the time between looks, and its use need not be noted with the time.
+struct KeepAlive {
+    every: Time,
+    next: Time,
+}
+
+impl KeepAlive {
+    fn new(unused: Time) -> Self {
+        let every = unused / 2;
+        KeepAlive { every, next: now() + every }
+    }
 }
 
 impl Background<'_> {
@@ -47,6 +63,7 @@ impl Background<'_> {
                     self.driver.drive(index, connection, None, None);
                 }
             }
+            self.keep_alive()?;
             let undriven = self.driver.tick()?;
             if undriven.is_some_and(|index| self.driver.links[index].is_free()) {
                 continue;
@@ -55,6 +72,25 @@ impl Background<'_> {
                 self.sleep(until);
             }
         }
+    }
+
+    /// Says something on connections that nobody uses. What comes back is read as all replies are that nobody waits for.
+    fn keep_alive(&mut self) -> Result<()> {
+        let Some(look) = self.keep_alive.as_mut().filter(|look| look.next <= now()) else { return Ok(()) };
+        look.next = now() + look.every;
+        for (index, link) in self.driver.links.iter().enumerate() {
+            if let Some(mut connection) = link.take_unused() {
+                connection.keep_alive();
+                self.driver.drive(index, connection, None, None);
+            }
+        }
+        if let Some(mut reading) = self.driver.feed.take(None) {
+            let _ = reading.subscription.keep_alive(); // if it failed, the next look at the subscription tells
+            if self.driver.attend(&mut reading)? {
+                self.driver.feed.give_back(reading);
+            }
+        }
+        Ok(())
     }
 
     /// Until when to sleep; `None`: something is due already. From here on whoever sets an earlier timer wakes us.
@@ -73,6 +109,9 @@ impl Background<'_> {
         if guard.used || guard.engine.holds_anything() {
             // So that an acquire need not wake this thread for the renewals that it will want.
             until = until.min(now + self.driver.lease_us / 6);
+        }
+        if let Some(look) = &self.keep_alive {
+            until = until.min(look.next);
         }
         if guard.used
             && let Some(after) = guard.engine.confirms_after()

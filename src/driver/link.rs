@@ -22,6 +22,8 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     up: bool,
+    /// Was anything submitted since somebody asked for that?
+    used: bool,
     /// Here while nobody drives.
     connection: Option<Box<dyn Connection>>,
     /// Requests that the next turn sends.
@@ -108,6 +110,7 @@ impl Link {
         if !state.up {
             return Err(id);
         }
+        state.used = true;
         state.inbox.push((id, request));
         self.unanswered.fetch_add(1, Ordering::Relaxed);
         Ok(if state.connection.is_some() { Submitted::Undriven } else { Submitted::Driven })
@@ -129,6 +132,11 @@ impl Link {
     /// Takes the connection if nobody drives it and no reply is outstanding on it.
     pub fn take_idle(&self) -> Option<Box<dyn Connection>> {
         self.state().connection.take_if(|connection| connection.is_idle())
+    }
+
+    /// As [`take_idle`](Self::take_idle), where nothing was submitted since this was last called.
+    pub fn take_unused(&self) -> Option<Box<dyn Connection>> {
+        if std::mem::take(&mut self.state().used) { None } else { self.take_idle() }
     }
 
     /// Moves what was submitted into the connection. Returns the room for the replies, to be given back with it.

@@ -151,6 +151,11 @@ impl Driver {
         }))
     }
 
+    /// What the store has to say about its server.
+    pub fn warnings(&self) -> Vec<String> {
+        self.store.warnings()
+    }
+
     /// Before anything else, and before any mutex: is this still the process that made the locker?
     pub fn check_process(&self) -> Result<()> {
         if !self.is_forked() {

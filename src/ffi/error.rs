@@ -85,7 +85,7 @@ impl dlock_error {
             Err(error) => (error.status.into(), error.message.as_str()),
         };
         if !err.is_null() {
-            let text = fitting(text);
+            let text = fitting(text, DLOCK_ERROR_MESSAGE_SIZE);
             // SAFETY: not NULL, writable by the caller's promise; `fitting` leaves room for the NUL.
             unsafe {
                 ptr::addr_of_mut!((*err).status).write(status);
@@ -98,9 +98,9 @@ impl dlock_error {
     }
 }
 
-/// The longest beginning of `text` that fits a message buffer with its NUL and ends between two characters.
-fn fitting(text: &str) -> &str {
-    let mut end = text.len().min(DLOCK_ERROR_MESSAGE_SIZE - 1);
+/// The longest beginning of `text` that fits a buffer of that size with its NUL and ends between two characters.
+pub(super) fn fitting(text: &str, size: usize) -> &str {
+    let mut end = text.len().min(size - 1);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -110,7 +110,7 @@ fn fitting(text: &str) -> &str {
 /// `text` as a message buffer holds it.
 pub(super) fn message_text(text: &str) -> [c_char; DLOCK_ERROR_MESSAGE_SIZE] {
     let mut buffer = [0; DLOCK_ERROR_MESSAGE_SIZE];
-    for (to, from) in buffer.iter_mut().zip(fitting(text).bytes()) {
+    for (to, from) in buffer.iter_mut().zip(fitting(text, DLOCK_ERROR_MESSAGE_SIZE).bytes()) {
         *to = from as c_char;
     }
     buffer

@@ -134,6 +134,20 @@ impl<T> Out<*mut T> {
     }
 }
 
+impl Out<u8> {
+    /// Writes a text and a NUL.
+    ///
+    /// # Safety
+    /// The place has room for one byte more than the text has.
+    pub unsafe fn set_text(self, text: &str) {
+        // SAFETY: there is room, by the caller's promise.
+        unsafe {
+            self.0.as_ptr().copy_from_nonoverlapping(text.as_ptr(), text.len());
+            self.0.as_ptr().add(text.len()).write(0);
+        }
+    }
+}
+
 impl Out<[c_char; DLOCK_UUID_SIZE]> {
     /// Writes an owner id, or an empty text where there is none.
     pub fn set_uuid(self, id: Option<Uuid>) {

@@ -8,3 +8,6 @@ pub const DLOCK_ERROR_MESSAGE_SIZE: usize = 256;
 
 /// As a timeout: no deadline.
 pub const DLOCK_WAIT_FOREVER: u64 = u64::MAX;
+
+/// A size for the text of dlock_locker_warnings() that is enough for all that this version knows.
+pub const DLOCK_WARNINGS_SIZE: usize = 4096;

@@ -1,8 +1,11 @@
 //! Lockers.
 
-use super::error::{dlock_error, dlock_status};
+use std::ffi::c_char;
+
+use super::error::{dlock_error, dlock_status, fitting};
 use super::guard::{self, Out, given};
 use super::options::dlock_options;
+use crate::error::{Error, Status};
 use crate::locker::Locker;
 use crate::options::Options;
 
@@ -36,6 +39,38 @@ pub unsafe extern "C" fn dlock_locker_new(
                 None => Locker::new(&Options::new())?,
             };
             out.give(dlock_locker(locker));
+            Ok(())
+        })
+    }
+}
+
+/// Tells what is not as locks would have it at the server that the locker connected to last, such as an eviction policy
+/// that may throw locks away, or a right that the user lacks and can do without.
+///
+/// `text` gets one sentence a line, ended by NUL, or an empty text where there is nothing to tell or no connection was made
+/// yet. `size` is what `text` has room for, in bytes, 1 at least; `DLOCK_WARNINGS_SIZE` is enough for all that this version
+/// knows. What does not fit is left out, from the end. For a log; the words may change from version to version.
+///
+/// Never blocks, no I/O. Any thread. Returns:
+/// - `DLOCK_OK`
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `locker` or `text` is NULL, or `size` is 0.
+/// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dlock_locker_warnings(
+    locker: Option<&dlock_locker>,
+    text: *mut c_char,
+    size: usize,
+    err: *mut dlock_error,
+) -> dlock_status {
+    // SAFETY: `text` has room for `size` bytes, and `err` is the caller's, as the header says.
+    unsafe {
+        guard::call(err, || {
+            let locker = given("locker", locker)?;
+            let buffer = Out::new("text", text.cast::<u8>())?;
+            if size == 0 {
+                return Err(Error::new(Status::InvalidArgument, "size: must not be 0"));
+            }
+            buffer.set_text(fitting(&locker.0.warnings()?.join("\n"), size));
             Ok(())
         })
     }

@@ -41,7 +41,7 @@ pub extern "C" fn dlock_options_free(options: Option<Box<dlock_options>>) {
 
 /// Sets the server's host: a name, an IPv4 or an IPv6 address. The text is copied.
 ///
-/// Replaces what an earlier dlock_options_set_url() set. No name is looked up before the connecting.
+/// Replaces the host of an earlier dlock_options_set_url(). No name is looked up before the connecting.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
@@ -75,18 +75,27 @@ pub unsafe extern "C" fn dlock_options_set_port(
 
 /// Sets the server by a URL. The text is copied.
 ///
-/// - `redis://[user:password@]host[:port][/db]`: TCP.
-/// - `redis+unix:///path/to/socket[?db=number&user=name&pass=word]`: a unix socket.
+/// - `redis://[[user]:password@]host[:port][/db]`: TCP; the port is 6379 if not given.
+/// - `rediss://…`: the same with TLS. Parameters: `ca`, a file with the certificates of the CAs to trust instead of the
+///   platform's; `cert` and `key`, files with the client's certificate and its private key; `server_name`, the name that the
+///   server's certificate must have instead of the host's. Files are PEM, and read for each connection.
+/// - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
 ///
-/// Replaces host and port, as a later dlock_options_set_host() or dlock_options_set_port() replaces the URL's: of two
-/// setters the last wins. A password never appears in a message.
+/// Parameters stand behind a `?`, as in `rediss://host/3?ca=/etc/ca.pem&client_name=billing`. Those of every server:
+/// `client_name`, what CLIENT LIST calls the connections, "dlock" if not given; `keepalive_ms`, how long a connection may be
+/// unused before a ping keeps it open, from 100 to a day, 0 for no pings, 30,000 if not given. What is special in a URL
+/// (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for
+/// itself.
+///
+/// Replaces all that an earlier URL, host or port set, as a later dlock_options_set_host() or dlock_options_set_port() replaces the
+/// URL's host or port and leaves the rest: of two setters the last wins. A password never appears in a message.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
-/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above (`rediss://`
-///   needs TLS, which this version does not have).
+/// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above; the message names
+///   what is wrong. `rediss://` in a build without TLS.
 /// - `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_options_set_url(
@@ -135,8 +144,8 @@ pub unsafe extern "C" fn dlock_options_set_auto_renew(
     unsafe { guard::call(err, || given("options", options)?.0.set_auto_renew(auto_renew)) }
 }
 
-/// Sets how long one attempt to connect may take, in milliseconds: from 1 to a day; 5,000 if never set. The
-/// look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
+/// Sets how long one attempt to connect may take, TLS handshake included, in milliseconds: from 1 to a day; 5,000 if never set.
+/// The look-up of a host name is not bounded by it: it takes as long as the system's resolver takes.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`

@@ -203,6 +203,14 @@ pub trait Store: Send + Sync {
     -> Result<Box<dyn Subscription>, Unreachable>;
     /// The store's address for messages, without secrets.
     fn address(&self) -> &str;
+    /// How long a connection may be unused before it is to be kept open by [`Connection::keep_alive`].
+    fn keep_alive(&self) -> Option<Duration> {
+        None
+    }
+    /// What is not as locks would have it at the server last connected to, one sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// In a forked child: the descriptors of all connections and subscriptions, those included that are being made. They
     /// are the caller's to close. Takes no mutex.
     fn take_descriptors_in_child(&self) -> Vec<RawFd>;
@@ -215,6 +223,9 @@ pub trait Connection: Send {
     /// Writes what was pushed, then appends the replies that have come to `replies`; where none has, waits up to
     /// `wait` for the first. `Err`: the connection is dead, and what [`pending`](Connection::pending) names was lost.
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable>;
+    /// Says something on a connection that was unused for [`Store::keep_alive`], so that nobody on the way closes it; the
+    /// next turn sends it.
+    fn keep_alive(&mut self) {}
     /// The requests without a reply, oldest first.
     fn pending(&self) -> Vec<RequestId>;
     /// Is there no request without a reply?
@@ -229,6 +240,10 @@ pub trait Connection: Send {
 pub trait Subscription: Send {
     /// Sends a ping of that number; its [`Push::Pong`] comes in order with the messages.
     fn ping(&mut self, number: u64) -> Result<(), Unreachable>;
+    /// As [`Connection::keep_alive`]; sends it at once.
+    fn keep_alive(&mut self) -> Result<(), Unreachable> {
+        Ok(())
+    }
     /// Appends what has come, without waiting.
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable>;
     /// What to poll for reading; `None` where the `wake` given to [`Store::subscribe`] is called instead.

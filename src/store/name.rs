@@ -49,6 +49,11 @@ impl Name {
 /// The counter of fencing tokens, one a server.
 pub const FENCE: &str = ":dlock:fence";
 
+/// What the channels of lockers begin with.
+pub const CHANNEL_PREFIX: &str = ":dlock:wake:";
+/// The same, as a user is given the right to them.
+pub const CHANNELS: &str = "the channels :dlock:wake:*";
+
 impl Name {
     /// The name that has this key; `None` if no legal name has.
     pub fn from_key(key: &str) -> Option<std::sync::Arc<Self>> {

@@ -84,6 +84,11 @@ static void bad_urls(void) {
         "unix",
         "://",
         "redis://user:secret@localhost:99999",
+        "redis://localhost?nothing=such",
+        "redis://localhost?client_name=a b",
+        "redis://localhost?ca=/secured/only",
+        "redis://user:sec?secret@localhost",
+        "redis+unix:///s?user=u&pass=x&secret=y",
     };
     dlock_options *o = NULL;
     OK(dlock_options_new(&o, &err));
@@ -109,6 +114,7 @@ static void good_urls(void) {
         "redis://user:p%40ss@127.0.0.1:1",
         "redis://[::1]:6379",
         "redis+unix:///tmp/redis.sock",
+        "redis+unix:///tmp/redis.sock?db=1&user=u&pass=secret&client_name=n&keepalive_ms=0",
         "memory://",
         "memory://name",
     };
@@ -142,6 +148,15 @@ static void tls_url(void) {
 static void locker_arguments(void) {
     REFUSED("out", dlock_locker_new(NULL, NULL, e));
     REFUSED("locker", dlock_locker_close(NULL, e));
+    char text[DLOCK_WARNINGS_SIZE] = "x";
+    REFUSED("locker", dlock_locker_warnings(NULL, text, sizeof text, e));
+    dlock_locker *locker = new_locker(0, true);
+    REFUSED("text", dlock_locker_warnings(locker, NULL, sizeof text, e));
+    REFUSED("size", dlock_locker_warnings(locker, text, 0, e));
+    EXPECT(strcmp(text, "x") == 0);
+    EXPECT_STATUS(dlock_locker_warnings(locker, text, 1, &err), DLOCK_OK);
+    EXPECT(text[0] == 0);
+    dlock_locker_free(locker);
 }
 
 static void lock_new_arguments(void) {

@@ -6,6 +6,7 @@
 
 CHECK(uuid_size, DLOCK_UUID_SIZE == 37);
 CHECK(message_size, DLOCK_ERROR_MESSAGE_SIZE == 256);
+CHECK(warnings_size, DLOCK_WARNINGS_SIZE == 4096);
 CHECK(wait_forever, DLOCK_WAIT_FOREVER == UINT64_MAX);
 CHECK(version, DLOCK_VERSION_MAJOR >= 0 && DLOCK_VERSION_MINOR >= 0 && DLOCK_VERSION_PATCH >= 0);
 CHECK(version_text, sizeof DLOCK_VERSION >= sizeof "0.0.0");
@@ -51,6 +52,7 @@ typedef struct table {
     dlock_status (*options_set_auto_renew)(dlock_options *, bool, dlock_error *);
     dlock_status (*locker_new)(const dlock_options *, dlock_locker **, dlock_error *);
     dlock_status (*locker_close)(const dlock_locker *, dlock_error *);
+    dlock_status (*locker_warnings)(const dlock_locker *, char *, size_t, dlock_error *);
     void (*locker_free)(dlock_locker *);
     dlock_status (*lock_new)(const dlock_locker *, const char *, const char *, dlock_lock **, dlock_error *);
     void (*lock_free)(dlock_lock *);
@@ -85,6 +87,7 @@ const table functions = {
     dlock_options_set_auto_renew,
     dlock_locker_new,
     dlock_locker_close,
+    dlock_locker_warnings,
     dlock_locker_free,
     dlock_lock_new,
     dlock_lock_free,

@@ -161,14 +161,8 @@ pub fn servers() -> Vec<PathBuf> {
 /// A server of that program, started for this test, and the Redis store on it.
 pub fn server(program: &Path) -> Box<dyn Target> {
     let process = RedisServer::start_program(program, &[]);
-    let config = Config {
-        address: Address::Tcp { host: "127.0.0.1".into(), port: process.port() },
-        username: None,
-        password: None,
-        database: 0,
-        connect_timeout: PATIENCE,
-        response_timeout: PATIENCE,
-    };
+    let address = Address::Tcp { host: "127.0.0.1".into(), port: process.port() };
+    let config = Config { connect_timeout: PATIENCE, response_timeout: PATIENCE, ..Config::new(address) };
     Box::new(Server { store: RedisStore::new(config), client: process.connection(), _process: process })
 }
 

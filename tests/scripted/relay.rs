@@ -96,6 +96,18 @@ pub struct Relay {
     acceptor: Option<std::thread::JoinHandle<()>>,
 }
 
+/// The handshake's transaction that finds out what the user may do, and is never carried out: after its `MULTI`, which is
+/// "rights". These and what `INFO` answers are not struck: there are many, and thousands of bytes of them.
+const UNSTRUCK: [&str; 2] = ["further rights", "INFO"];
+
+/// Where a connection is in that transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    Unasked,
+    Asked,
+    Known,
+}
+
 /// What a command is called, and the words in which it is refused.
 type Asked = (&'static str, Option<&'static str>);
 
@@ -115,8 +127,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn asked(&self, words: &[&[u8]]) -> Asked {
+    fn asked(&self, words: &[&[u8]], rights: &mut Rights) -> Asked {
+        match (*rights, words[0]) {
+            (Rights::Unasked, b"MULTI") => {
+                *rights = Rights::Asked;
+                return ("rights", None);
+            }
+            (Rights::Asked, word) => {
+                *rights = if word == b"EXEC" { Rights::Known } else { Rights::Asked };
+                return (UNSTRUCK[0], None);
+            }
+            _ => {}
+        }
         let kind = match (words[0], words.get(1).copied()) {
+            (b"INFO", _) => UNSTRUCK[1],
             (b"SCRIPT", _) => {
                 let body = std::str::from_utf8(words[2]).expect("a script is text");
                 let sha = redis::Script::new(body).get_hash().as_bytes().to_vec();
@@ -161,10 +185,10 @@ impl Shared {
 
     /// Carries commands to the server, one by one.
     fn requests(&self, line: &Mutex<VecDeque<Asked>>, mut from: TcpStream, mut to: TcpStream) {
-        let mut input = Vec::new();
+        let (mut input, mut rights) = (Vec::new(), Rights::Unasked);
         while read_more(&mut from, &mut input) {
             while let Some(length) = length(&input) {
-                let mut asked = self.asked(&words(&input[..length]));
+                let mut asked = self.asked(&words(&input[..length]), &mut rights);
                 let fate = self.state().strikes(asked.0, true);
                 if let Some(Fate::Unsent) = fate {
                     return cut(&from, &to);
@@ -200,7 +224,9 @@ impl Shared {
                 let fate = {
                     let mut state = self.state();
                     let nth = state.answers.get(kind).copied().unwrap_or(0);
-                    state.seen.push(Seen { kind, nth, length });
+                    if !UNSTRUCK.contains(&kind) {
+                        state.seen.push(Seen { kind, nth, length });
+                    }
                     state.strikes(kind, false)
                 };
                 if silent {

@@ -44,7 +44,8 @@ impl Story {
 }
 
 pub fn is_handshake(kind: &str) -> bool {
-    ["SCRIPT LOAD", "floor", "CLIENT SETNAME", "PUBLISH", "SUBSCRIBE"].contains(&kind)
+    ["rights", "further rights", "INFO", "SCRIPT LOAD", "floor", "CLIENT SETNAME", "PUBLISH", "SUBSCRIBE"]
+        .contains(&kind)
 }
 
 pub const STORIES: [Story; 9] = [

@@ -6,19 +6,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::codec::{Encoder, Replies};
-use super::error::has_code;
+use super::error::{Denied, denied, has_code};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
-use super::socket::{Received, Socket};
-use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, Unreachable};
+use super::socket::Received;
+use super::stream::Stream;
+use crate::store::name::FENCE;
+use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
-/// A request whose reply has not come.
+/// What was sent and has no reply.
 struct InFlight {
-    id: RequestId,
-    request: Request,
     /// From the first turn on that brought no reply: where the server answers at once, the clock need not be read, which
     /// takes 75 ns where measured.
     since: Option<Instant>,
+    asked: Asked,
+}
+
+enum Asked {
+    /// So that nobody on the way takes the connection for unused.
+    Ping,
+    Request(Pending),
+}
+
+struct Pending {
+    id: RequestId,
+    request: Request,
     replies: Replies,
     /// The script was sent whole: `NOSCRIPT` cannot be the answer any more.
     with_text: bool,
@@ -29,7 +41,7 @@ const BYTES_KEPT: usize = 1 << 18;
 const REQUESTS_KEPT: usize = 1_024;
 
 pub struct RedisConnection {
-    socket: Socket,
+    stream: Stream,
     address: Arc<str>,
     response_timeout: Duration,
     scripts: Arc<Scripts>,
@@ -45,9 +57,9 @@ pub struct RedisConnection {
 }
 
 impl RedisConnection {
-    pub fn new(socket: Socket, address: Arc<str>, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
+    pub fn new(stream: Stream, address: Arc<str>, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
         RedisConnection {
-            socket,
+            stream,
             address,
             response_timeout,
             scripts,
@@ -63,15 +75,18 @@ impl RedisConnection {
 
     fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
         self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
-        self.in_flight.push_back(InFlight { id, request, since: None, replies: Replies::default(), with_text });
+        let asked = Asked::Request(Pending { id, request, replies: Replies::default(), with_text });
+        self.in_flight.push_back(InFlight { since: None, asked });
     }
 
     fn flush(&mut self) -> Result<(), String> {
+        let lost = |error| format!("the connection is lost: {error}");
+        self.stream.flush().map_err(lost)?;
         while self.sent < self.out.len() {
-            match self.socket.send(&self.out[self.sent..]) {
+            match self.stream.send(&self.out[self.sent..]) {
                 Ok(0) => return Ok(()),
                 Ok(count) => self.sent += count,
-                Err(error) => return Err(format!("the connection is lost: {error}")),
+                Err(error) => return Err(lost(error)),
             }
         }
         self.out.clear();
@@ -114,7 +129,10 @@ impl RedisConnection {
 
     /// A foreign program's value may be of any size; it is not ours, which is all that an inspection needs to know.
     fn take_oversized(&mut self, input: &[u8], replies: &mut Vec<(RequestId, Reply)>) -> Option<usize> {
-        let front = self.in_flight.front().filter(|front| front.request.op == Op::Inspect)?;
+        let Asked::Request(front) = &self.in_flight.front()?.asked else { return None };
+        if front.request.op != Op::Inspect {
+            return None;
+        }
         let (length, all) = resp::oversized(input)?;
         replies.push((front.id, Reply::Holder(Holder::Foreign(Some(format!("(a value of {length} bytes)"))))));
         self.in_flight.pop_front();
@@ -122,22 +140,30 @@ impl RedisConnection {
     }
 
     fn take(&mut self, value: &Value, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
-        let Some(front) = self.in_flight.front_mut() else {
-            return Err("an answer came that nobody asked for".to_owned());
+        let front = match self.in_flight.front_mut().map(|front| &mut front.asked) {
+            None => return Err("an answer came that nobody asked for".to_owned()),
+            Some(Asked::Ping) => {
+                self.in_flight.pop_front(); // whatever it says
+                return Ok(());
+            }
+            Some(Asked::Request(front)) => front,
         };
         if let Value::Error(text) = value
             && !front.with_text
             && has_code(&String::from_utf8_lossy(text), "NOSCRIPT")
         {
             // The server was restarted, failed over, or told to forget its scripts (invariant 10).
-            if let Some(forgotten) = self.in_flight.pop_front() {
+            if let Some(InFlight { asked: Asked::Request(forgotten), .. }) = self.in_flight.pop_front() {
                 self.enqueue(forgotten.id, forgotten.request, true);
             }
             return Ok(());
         }
         match front.replies.take(front.request.op, value) {
             Ok(None) => {}
-            Ok(Some(reply)) => {
+            Ok(Some(mut reply)) => {
+                if let Reply::Error(error) = &mut reply {
+                    name_the_right(error, &front.request);
+                }
                 replies.push((front.id, reply));
                 self.in_flight.pop_front();
             }
@@ -152,7 +178,7 @@ impl RedisConnection {
         // With nothing asked there is no reply to wait for; look whether the connection still stands.
         let wait = if self.in_flight.is_empty() { Duration::ZERO } else { wait };
         let unsent = self.wants_write();
-        match self.socket.receive(&mut self.input, wait, unsent) {
+        match self.stream.receive(&mut self.input, wait, unsent) {
             Ok(Received::Data(_)) => self.decode(replies)?,
             Ok(Received::Nothing) => {}
             Ok(Received::Closed) => return Err("the server closed the connection".to_owned()),
@@ -181,6 +207,18 @@ impl RedisConnection {
     }
 }
 
+/// Which right the user lacks. The handshake knows nothing of a lock's keys; the commands it has asked for.
+fn name_the_right(error: &mut ServerError, request: &Request) {
+    let name = &request.name;
+    error.text += &match denied(&error.text) {
+        Some(Denied::Key) => {
+            format!("; the user needs the keys {:?}, {:?} and {FENCE:?}", name.key(), name.waiters())
+        }
+        Some(_) if error.text.contains("script") => "; a new connection says which command".to_owned(),
+        _ => return,
+    };
+}
+
 impl Connection for RedisConnection {
     fn push(&mut self, id: RequestId, request: Request) {
         self.enqueue(id, request, false);
@@ -197,8 +235,16 @@ impl Connection for RedisConnection {
         })
     }
 
+    fn keep_alive(&mut self) {
+        if self.in_flight.is_empty() {
+            resp::words(&mut self.out, &[b"PING"]);
+            self.in_flight.push_back(InFlight { since: None, asked: Asked::Ping });
+        }
+    }
+
     fn pending(&self) -> Vec<RequestId> {
-        self.in_flight.iter().map(|one| one.id).collect()
+        let id = |one: &InFlight| if let Asked::Request(pending) = &one.asked { Some(pending.id) } else { None };
+        self.in_flight.iter().filter_map(id).collect()
     }
 
     fn is_idle(&self) -> bool {
@@ -206,10 +252,10 @@ impl Connection for RedisConnection {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.socket.fd())
+        Some(self.stream.fd())
     }
 
     fn wants_write(&self) -> bool {
-        self.sent < self.out.len()
+        self.sent < self.out.len() || self.stream.wants_write()
     }
 }

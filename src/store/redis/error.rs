@@ -27,13 +27,34 @@ pub fn has_code(text: &str, code: &str) -> bool {
     place.strip_prefix(':').is_some_and(|rest| starts(rest.trim_start().trim_start_matches('-')))
 }
 
+/// What a user lacks the right for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    Command,
+    Key,
+    Channel,
+}
+
+/// Is the error that of a user without the right? (The words differ from version to version, those looked for do not.)
+pub fn denied(text: &str) -> Option<Denied> {
+    let noperm = has_code(text, "NOPERM") || text.contains("The user executing the script can't");
+    let about = |word: &str| noperm && text.contains("access") && text.contains(word);
+    match () {
+        _ if about("channel") => Some(Denied::Channel),
+        _ if about("key") => Some(Denied::Key),
+        _ => noperm.then_some(Denied::Command),
+    }
+}
+
+/// An `EXEC` that is refused ends its transaction; why it was refused stands behind that.
+pub fn reason(text: &str) -> &str {
+    text.strip_prefix("EXECABORT Transaction discarded because of: ").unwrap_or(text)
+}
+
 /// Classifies an error reply.
 pub fn classify(text: &[u8]) -> ServerError {
-    let mut text = String::from_utf8_lossy(text).trim().to_owned();
-    // An `EXEC` that is refused ends its transaction; why it was refused stands behind that.
-    if let Some(why) = text.strip_prefix("EXECABORT Transaction discarded because of: ") {
-        text = why.to_owned();
-    }
+    let text = String::from_utf8_lossy(text);
+    let text = reason(text.trim()).to_owned();
     if has_code(&text, "MOVED") || has_code(&text, "ASK") {
         let text = format!("the server is a node of a cluster, which is not supported: {text}");
         return ServerError { class: ErrorClass::Report, text };
@@ -73,6 +94,23 @@ mod tests {
             ("", ErrorClass::Report),
         ] {
             assert_eq!(classify(text.as_bytes()).class, class, "{text}");
+        }
+        for (text, what) in [
+            ("NOPERM this user has no permissions to run the 'del' command or its subcommand", Some(Denied::Command)),
+            ("NOPERM User bob has no permissions to run the 'script|load' command", Some(Denied::Command)),
+            ("NOPERM this user has no permissions to access one of the keys used as arguments", Some(Denied::Key)),
+            ("NOPERM No permissions to access a key", Some(Denied::Key)),
+            ("NOPERM User bob has no permissions to access the 'g:n' key", Some(Denied::Key)),
+            (
+                "NOPERM this user has no permissions to access one of the channels used as arguments",
+                Some(Denied::Channel),
+            ),
+            ("NOPERM No permissions to access a channel", Some(Denied::Channel)),
+            ("ERR The user executing the script can't access at least one of the keys mentioned", Some(Denied::Key)),
+            ("ERR The user executing the script can't run this command or subcommand", Some(Denied::Command)),
+            ("ERR no key to access", None),
+        ] {
+            assert_eq!(denied(text), what, "{text}");
         }
         assert!(classify(b"MOVED 1 127.0.0.1:7001").text.contains("cluster"));
     }

@@ -1,7 +1,8 @@
 //! Locks on a Redis or Valkey server: the store that sends scripts.
 //!
-//! [`connection`] carries requests and replies, [`subscription`] the messages, [`codec`] translates, [`scripts`] holds
-//! the steps that must be atomic (one `.lua` file each). Nothing here knows the engine, or what a lock is used for.
+//! [`connection`] carries requests and replies, [`subscription`] the messages, both on a [`stream`], which is a socket with
+//! or without TLS; [`handshake`] is what a new one says first; [`codec`] translates, [`scripts`] holds the steps that must
+//! be atomic (one `.lua` file each). Nothing here knows the engine, or what a lock is used for.
 
 mod codec;
 mod connection;
@@ -13,7 +14,14 @@ mod resp;
 mod scripts;
 pub mod slot;
 mod socket;
+mod stream;
 mod subscription;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+mod tls;
+mod warnings;
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -23,6 +31,7 @@ use std::time::Duration;
 
 use self::scripts::Scripts;
 use self::socket::Descriptors;
+use self::warnings::Warnings;
 use super::{Connection, Store, Subscription, Unreachable};
 
 /// Where the server listens.
@@ -49,30 +58,87 @@ impl fmt::Display for Address {
     }
 }
 
+impl Address {
+    /// Where a server listens unless it is told otherwise.
+    pub fn local() -> Self {
+        Address::Tcp { host: "localhost".to_owned(), port: 6379 }
+    }
+}
+
+/// How TLS is to be spoken. Files are PEM, and read for each connection anew: certificates are replaced while programs run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificates of the CAs to trust, instead of the platform's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate, and those that lead from it to a CA.
+    pub cert: Option<PathBuf>,
+    /// The client's private key.
+    pub key: Option<PathBuf>,
+    /// The name that the server's certificate must have, instead of the host's.
+    pub server_name: Option<String>,
+}
+
 /// How to reach the server.
 #[derive(Clone)]
 pub struct Config {
     /// Where it listens.
     pub address: Address,
+    /// With TLS?
+    pub tls: Option<Tls>,
     /// The user to authenticate as; the server's default user where there is only a password.
     pub username: Option<String>,
     /// The password; no authentication without one.
     pub password: Option<String>,
     /// The number of the database.
     pub database: i64,
-    /// How long resolving and connecting may take, all addresses of a host together.
+    /// What `CLIENT LIST` calls the connections.
+    pub client_name: String,
+    /// How long a connection may be unused before a ping keeps it open.
+    pub keep_alive: Option<Duration>,
+    /// How long resolving and connecting may take, all addresses of a host together, and the handshake of TLS.
     pub connect_timeout: Duration,
     /// How long the server may take to answer.
     pub response_timeout: Duration,
 }
 
+impl Config {
+    /// A server without TLS and authentication; both timeouts are 5 s.
+    pub fn new(address: Address) -> Self {
+        Config {
+            address,
+            tls: None,
+            username: None,
+            password: None,
+            database: 0,
+            client_name: "dlock".to_owned(),
+            keep_alive: Some(KEEP_ALIVE),
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// `text` without the password, should the other side have repeated it.
+    fn without_secrets(&self, text: &str) -> String {
+        match self.password.as_deref() {
+            Some(password) if !password.is_empty() => text.replace(password, "(secret)"),
+            _ => text.to_owned(),
+        }
+    }
+}
+
+/// Well below the 50 or 60 s after which proxies commonly close what is idle.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("address", &self.address)
+            .field("address", &format_args!("{}", self.address))
+            .field("tls", &self.tls)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "(secret)"))
             .field("database", &self.database)
+            .field("client_name", &self.client_name)
+            .field("keep_alive", &self.keep_alive)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .finish()
@@ -88,21 +154,29 @@ struct Known {
     highest: u64,
 }
 
+/// A server, and what all connections to it share.
+struct Site {
+    config: Config,
+    descriptors: Arc<Descriptors>,
+    trust: tls::Trust,
+    warnings: Warnings,
+}
+
 /// Locks on one server.
 pub struct RedisStore {
-    config: Config,
+    site: Site,
     address: String,
     scripts: Arc<Scripts>,
     known: Mutex<Known>,
-    descriptors: Arc<Descriptors>,
 }
 
 impl RedisStore {
     /// No I/O.
     pub fn new(config: Config) -> Self {
         let address = config.address.to_string();
-        let (scripts, descriptors) = (Arc::new(Scripts::new()), Descriptors::new());
-        RedisStore { config, address, scripts, known: Mutex::default(), descriptors }
+        let (descriptors, trust, warnings) = (Descriptors::new(), tls::Trust::default(), Warnings::default());
+        let site = Site { config, descriptors, trust, warnings };
+        RedisStore { site, address, scripts: Arc::new(Scripts::new()), known: Mutex::default() }
     }
 }
 
@@ -113,8 +187,7 @@ impl Store for RedisStore {
             known.highest = known.highest.max(highest_token);
             (known.highest, known.replication_id.clone())
         };
-        let (socket, floor) =
-            handshake::for_commands(&self.config, &self.descriptors, &self.scripts, highest, &known_id)?;
+        let (stream, floor) = handshake::for_commands(&self.site, &self.scripts, highest, &known_id)?;
         {
             let mut known = self.known.lock().unwrap_or_else(|poison| poison.into_inner());
             known.highest = known.highest.max(floor.counter);
@@ -122,8 +195,8 @@ impl Store for RedisStore {
                 known.replication_id = floor.replication_id;
             }
         }
-        let (address, timeout) = (self.address.as_str().into(), self.config.response_timeout);
-        Ok(Box::new(connection::RedisConnection::new(socket, address, timeout, Arc::clone(&self.scripts))))
+        let (address, timeout) = (self.address.as_str().into(), self.site.config.response_timeout);
+        Ok(Box::new(connection::RedisConnection::new(stream, address, timeout, Arc::clone(&self.scripts))))
     }
 
     fn subscribe(
@@ -131,16 +204,24 @@ impl Store for RedisStore {
         channel: &str,
         _wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Box<dyn Subscription>, Unreachable> {
-        let (socket, left_over) = handshake::for_messages(&self.config, &self.descriptors, channel)?;
-        Ok(Box::new(subscription::RedisSubscription::new(socket, self.address.as_str().into(), channel, left_over)))
+        let (stream, left_over) = handshake::for_messages(&self.site, channel)?;
+        Ok(Box::new(subscription::RedisSubscription::new(stream, self.address.as_str().into(), channel, left_over)))
     }
 
     fn address(&self) -> &str {
         &self.address
     }
 
+    fn keep_alive(&self) -> Option<Duration> {
+        self.site.config.keep_alive
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.site.warnings.all()
+    }
+
     fn take_descriptors_in_child(&self) -> Vec<RawFd> {
-        self.descriptors.take_in_child().collect()
+        self.site.descriptors.take_in_child().collect()
     }
 }
 
@@ -151,9 +232,7 @@ mod tests {
     #[test]
     fn a_config_shows_no_password() {
         let address = Address::Tcp { host: "::1".into(), port: 6379 };
-        let (connect_timeout, response_timeout) = (Duration::from_secs(5), Duration::from_secs(5));
-        let password = Some("hunter2".to_owned());
-        let config = Config { address, username: None, password, database: 0, connect_timeout, response_timeout };
+        let config = Config { password: Some("hunter2".to_owned()), ..Config::new(address) };
         assert!(!format!("{config:?}").contains("hunter2"));
         assert_eq!(RedisStore::new(config).address(), "[::1]:6379");
     }

@@ -10,7 +10,7 @@ pub struct Script {
 
 impl Script {
     fn new(body: &'static str) -> Self {
-        Script { body, sha: redis::Script::new(body).get_hash().to_owned() }
+        Script { body, sha: sha1_smol::Sha1::from(body).digest().to_string() }
     }
 }
 

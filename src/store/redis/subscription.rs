@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::resp::{self, Value};
-use super::socket::{Received, Socket};
+use super::socket::Received;
+use super::stream::Stream;
 use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 
 pub struct RedisSubscription {
-    socket: Socket,
+    stream: Stream,
     address: Arc<str>,
     channel: String,
     out: Vec<u8>,
@@ -18,13 +19,16 @@ pub struct RedisSubscription {
 
 impl RedisSubscription {
     /// `input`: what came behind the confirmation.
-    pub fn new(socket: Socket, address: Arc<str>, channel: &str, input: Vec<u8>) -> Self {
-        RedisSubscription { socket, address, channel: channel.to_owned(), out: Vec::new(), input }
+    pub fn new(stream: Stream, address: Arc<str>, channel: &str, input: Vec<u8>) -> Self {
+        RedisSubscription { stream, address, channel: channel.to_owned(), out: Vec::new(), input }
     }
 
     fn flush(&mut self) -> Result<(), Unreachable> {
+        if let Err(error) = self.stream.flush() {
+            return Err(self.lost(&format!("the subscription is lost: {error}")));
+        }
         while !self.out.is_empty() {
-            match self.socket.send(&self.out) {
+            match self.stream.send(&self.out) {
                 Ok(0) => break,
                 Ok(count) => drop(self.out.drain(..count)),
                 Err(error) => return Err(self.lost(&format!("the subscription is lost: {error}"))),
@@ -64,11 +68,17 @@ impl Subscription for RedisSubscription {
         self.flush()
     }
 
+    fn keep_alive(&mut self) -> Result<(), Unreachable> {
+        // Its answer bears no number, and so is nothing to anybody.
+        resp::words(&mut self.out, &[b"PING", b"keep-alive"]);
+        self.flush()
+    }
+
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
         self.flush()?;
         let mut closed = None;
         loop {
-            match self.socket.receive(&mut self.input, Duration::ZERO, false) {
+            match self.stream.receive(&mut self.input, Duration::ZERO, false) {
                 Ok(Received::Data(_)) => {}
                 Ok(Received::Nothing) => break,
                 Ok(Received::Closed) => {
@@ -88,7 +98,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.socket.fd())
+        Some(self.stream.fd())
     }
 }
 

@@ -1,0 +1,219 @@
+//! What URLs mean, and that those that mean nothing are refused without showing a password.
+
+use std::time::Duration;
+
+use super::*;
+use crate::error::Status;
+use crate::options::Options;
+
+fn config(url: &str) -> Config {
+    match parse(url) {
+        Ok(Target::Redis(config)) => *config,
+        Ok(Target::Memory(_)) => panic!("{url} is memory"),
+        Err(error) => panic!("{url}: {error}"),
+    }
+}
+
+fn refusal(url: &str) -> String {
+    let mut options = Options::new();
+    let error = options.set_url(url).expect_err(url);
+    assert_eq!(error.status, Status::InvalidArgument);
+    assert!(error.message.starts_with("url: ") && error.message.len() < 256, "{}", error.message);
+    error.message
+}
+
+fn tcp(host: &str, port: u16) -> Address {
+    Address::Tcp { host: host.into(), port }
+}
+
+#[test]
+fn a_url_names_host_port_and_database() {
+    for (url, address, database) in [
+        ("redis://h", tcp("h", 6379), 0),
+        ("redis://h/", tcp("h", 6379), 0),
+        ("redis://h:7/3", tcp("h", 7), 3),
+        ("redis://h:/3", tcp("h", 6379), 3),
+        ("redis://127.0.0.1:65535?", tcp("127.0.0.1", 65535), 0),
+        ("redis://[::1]", tcp("::1", 6379), 0),
+        ("redis://[fe80::1%25eth0]:7/1", tcp("fe80::1%eth0", 7), 1),
+        ("redis+unix:///run/redis.sock", Address::Unix("/run/redis.sock".into()), 0),
+        ("redis+unix:///a%20b%2Bc+d?db=2", Address::Unix("/a b+c+d".into()), 2),
+    ] {
+        let config = config(url);
+        assert_eq!((&config.address, config.database), (&address, database), "{url}");
+        assert!(config.tls.is_none() && config.password.is_none() && config.username.is_none(), "{url}");
+        assert_eq!((config.client_name.as_str(), config.keep_alive), ("dlock", Some(Duration::from_secs(30))));
+    }
+    assert!(matches!(parse("memory://a?b#c"), Ok(Target::Memory(name)) if name == "a?b#c"));
+}
+
+#[test]
+fn a_url_names_user_and_password() {
+    for (url, user, password) in [
+        ("redis://:p@h", None, Some("p")),
+        ("redis://u:p@h", Some("u"), Some("p")),
+        ("redis://u:@h", Some("u"), Some("")),
+        ("redis://:@h", None, None),
+        ("redis://@h", None, None),
+        ("redis://u%3Av:p%40%2F%3F%23%25+@h", Some("u:v"), Some("p@/?#%+")),
+        ("redis://u:a:b@c@h", Some("u"), Some("a:b@c")),
+        ("redis+unix:///s?user=u&pass=p%26%2B+", Some("u"), Some("p&++")),
+        ("redis+unix:///s?pass=p", None, Some("p")),
+        ("redis+unix:///s?user=u&pass=", Some("u"), Some("")),
+    ] {
+        let config = config(url);
+        assert_eq!((config.username.as_deref(), config.password.as_deref()), (user, password), "{url}");
+    }
+}
+
+#[test]
+fn parameters_set_what_they_are_called() {
+    let set = config("redis://h?client_name=billing-7%3Aworker&keepalive_ms=100");
+    assert_eq!((set.client_name.as_str(), set.keep_alive), ("billing-7:worker", Some(Duration::from_millis(100))));
+    assert_eq!(config("redis+unix:///s?keepalive_ms=0&").keep_alive, None);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_secured_url_names_the_files_and_the_name_of_the_server() {
+    assert_eq!(config("rediss://h/2").tls, Some(Tls::default()));
+    let all = config("rediss://u:p@h:1?ca=/a%20b&cert=c&key=k&server_name=s.example&client_name=n");
+    let tls = Tls {
+        ca: Some("/a b".into()),
+        cert: Some("c".into()),
+        key: Some("k".into()),
+        server_name: Some("s.example".into()),
+    };
+    assert_eq!((all.tls, all.client_name.as_str(), all.password.as_deref()), (Some(tls), "n", Some("p")));
+    assert!(config("rediss://h?server_name=::1").tls.is_some());
+    for (url, word) in [
+        ("rediss://h?ca=", "ca: must not be empty"),
+        ("rediss://h?cert=c", "cert and key"),
+        ("rediss://h?key=c", "cert and key"),
+        ("rediss://h?server_name=a%20b", "server_name: \"a b\""),
+        ("rediss://h?insecure=true", "no parameter insecure"),
+        ("rediss://h#insecure", "#"),
+    ] {
+        assert!(refusal(url).contains(word), "{}", refusal(url));
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_secured_url_is_refused_and_the_feature_is_named() {
+    assert!(refusal("rediss://h").contains("feature `tls`"));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    for (url, word) in [
+        ("", "must begin with redis://"),
+        ("h:6379", "must begin with"),
+        ("http://h", "must begin with"),
+        ("redis:/h", "must begin with"),
+        ("REDIS://h", "must begin with"),
+        ("redis://", "the host must not be empty"),
+        ("redis://:6379", "the host must not be empty"),
+        ("redis://?db=1", "the host must not be empty"),
+        ("redis://a b", "the host is no host name"),
+        ("redis://a%40b", "the host is no host name"),
+        ("redis://a%00b", "the host contains NUL"),
+        ("redis://%FF", "the host is not UTF-8"),
+        ("redis://[::1", "has no `]`"),
+        ("redis://[::1]7", "behind `]`"),
+        ("redis://::1", "in brackets"),
+        ("redis://h:0", "the port must be"),
+        ("redis://h:65536", "the port must be"),
+        ("redis://h:-1", "the port must be"),
+        ("redis://h:+1", "the port must be"),
+        ("redis://h/x", "the database must be"),
+        ("redis://h/-1", "the database must be"),
+        ("redis://h/1/", "the database must be"),
+        ("redis://h/99999999999", "the database must be"),
+        ("redis://u@h", "no password"),
+        ("redis://%FF:p@h", "the user is not UTF-8"),
+        ("redis://u:%FF@h", "the password is not UTF-8"),
+        ("redis://u:%00@h", "the password contains NUL"),
+        ("redis://h#x", "#"),
+        ("redis://h?x=1", "no parameter x; known are client_name, keepalive_ms"),
+        ("redis://h?x", "parameter 1 has no `=`"),
+        ("redis://h?client_name=a&client_name=b", "parameter 2 is given twice"),
+        ("redis://h?client_name=", "client_name: "),
+        ("redis://h?client_name=a%20b", "client_name: "),
+        ("redis://h?client_name=%C3%A9", "client_name: "),
+        ("redis://h?client_name=a%0Ab", "client_name: "),
+        ("redis://h?keepalive_ms=99", "keepalive_ms: "),
+        ("redis://h?keepalive_ms=x", "keepalive_ms: "),
+        ("redis://h?db=1", "no parameter db"),
+        ("redis://h?ca=/x", "ca: only with rediss://"),
+        ("redis+unix://", "a path from the root"),
+        ("redis+unix:///", "a path from the root"),
+        ("redis+unix://run/s", "a path from the root"),
+        ("redis+unix:///s?db=x", "the database must be"),
+        ("redis+unix:///s?user=u", "no password"),
+        ("redis+unix:///s?ca=x", "no parameter ca"),
+    ] {
+        assert!(refusal(url).contains(word), "{url}: {}", refusal(url));
+    }
+    assert!(refusal(&format!("redis://h?client_name={}", "x".repeat(129))).contains("client_name: "));
+}
+
+/// A password as somebody might choose it, in one piece and in pieces at what is special in a URL.
+fn password(seed: &mut u64) -> (String, Vec<String>) {
+    let mut draw = |below: usize| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*seed >> 33) as usize % below
+    };
+    const SPECIAL: &[u8] = b"/?#@:&=%+[]! \"'\\;,<>|~`{}()^*$";
+    let mut text = String::new();
+    for _ in 0..1 + draw(4) {
+        if draw(3) > 0 {
+            text.push(SPECIAL[draw(SPECIAL.len())] as char);
+        }
+        // Upper case and digits mixed, so that no message contains it by chance.
+        text.extend(
+            (0..5).map(|i| if i % 2 == 0 { b"QXZJKV"[draw(6)] as char } else { b"0123456789"[draw(10)] as char }),
+        );
+    }
+    let pieces = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|piece| piece.len() > 4);
+    (text.clone(), pieces.map(str::to_owned).collect())
+}
+
+#[test]
+fn no_password_is_shown_whether_it_was_encoded_or_not() {
+    let (mut seed, mut refused) = (1, 0);
+    for _ in 0..20_000 {
+        let (password, pieces) = password(&mut seed);
+        let encoded: String = password.bytes().map(|b| format!("%{b:02X}")).collect();
+        // What is right, and what is wrong in several places; as it should be and as it often is.
+        for word in [&encoded, &password] {
+            for url in [
+                format!("redis://u:{word}@h:7/1?client_name=c"),
+                format!("redis://:{word}@h"),
+                format!("redis://u:{word}@h:port"),
+                format!("redis://u:{word}@h/x"),
+                format!("redis://u:{word}@h?x=1"),
+                format!("redis://u:{word}"),
+                format!("rediss://u:{word}@h"),
+                format!("redis+unix:///s?user=u&pass={word}"),
+                format!("redis+unix:///s?user=u&pass={word}&x=1"),
+                format!("nonsense://u:{word}@h"),
+            ] {
+                let mut options = Options::new();
+                match options.set_url(&url) {
+                    // Where it was not encoded, a piece may have become the host's or a parameter's value.
+                    Ok(()) if word == &password && password.contains(['/', '?', '#', '@', '&']) => {}
+                    Ok(()) => {
+                        assert!(!pieces.iter().any(|piece| format!("{options:?}").contains(piece)), "{options:?}")
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        let shown = pieces.iter().any(|piece| error.message.contains(piece));
+                        assert!(!shown, "{url}: {}", error.message);
+                    }
+                }
+            }
+        }
+    }
+    assert!(refused > 100_000, "{refused}");
+}
