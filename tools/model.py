@@ -22,11 +22,11 @@ RUNS = [("one_waiter", "F0 ", False, 0), ("one_waiter", "R0", False, 0), ("one_w
         ("one_waiter", "L6", True, 0), ("one_waiter", "L7", True, 0), ("one_waiter", "RL", True, 0), ("many_waiters", "P fixed", False, 0)]
 RUNS += [("quorum", name, False, 0) for name in ("S 2 clients, no fault", "S 2 clients, conn", "S 2 clients, restart, conn", "S 2 clients, flush",
                                                  "S 2 clients, queue, no fault", "S 2 clients, queue, restart", "P still, 2 clients",
-                                                 "P 2 clients, crash")]
-RUNS += [("quorum", name, False, 500000) for name in ("S ", "P ")]
+                                                 "P 2 clients, crash", "J uneven, 2 clients, 2 jumps")]
+RUNS += [("quorum", name, False, 500000) for name in ("S ", "P ", "J ")]
 RUNS += [("quorum", f"B {name}", True, states) for name, states in (
     ("Minority", 0), ("FromReply", 0), ("OneServer", 0), ("NoConfirm", 0), ("ConfirmNotMine", 0), ("NoDelay", 0), ("RenewMinority", 0),
-    ("NoGiveBack", 0), ("NoWake", 0), ("NoFloor", 100000), ("ReleaseAll", 150000), ("SameAttempt", 300000), ("EarlyFloor", 1000000),
+    ("NoGiveBack", 0), ("NoWake", 0), ("HigherCounted", 0), ("NoFloor", 100000), ("ReleaseAll", 150000), ("SameAttempt", 300000), ("EarlyFloor", 1000000),
     ("OldReplies", 2000000))]
 
 

@@ -8,9 +8,9 @@ const LEASE: u8 = 2;
 const CLAIM: u8 = 1; // for how long a release reserves a server's key for the first waiter
 
 #[derive(Clone, Copy, PartialEq, Debug)]
-enum Bug { None, Minority, FromReply, OneServer, NoConfirm, ConfirmNotMine, NoDelay, NoFloor, EarlyFloor, SameAttempt, OldReplies, RenewMinority, ReleaseAll, NoGiveBack, NoWake }
+enum Bug { None, Minority, FromReply, OneServer, NoConfirm, ConfirmNotMine, NoDelay, NoFloor, EarlyFloor, SameAttempt, OldReplies, RenewMinority, ReleaseAll, NoGiveBack, NoWake, HigherCounted }
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
-struct Bud { conn: u8, crash: u8, restart: u8, dead: u8, slow: u8, lost: u8, renew: u8, flush: u8 }
+struct Bud { conn: u8, crash: u8, restart: u8, dead: u8, slow: u8, lost: u8, renew: u8, flush: u8, jump: u8 }
 #[derive(Clone, Copy)]
 struct Cfg { name: &'static str, n: usize, left: [u8; 3], rounds: u8, bud: Bud,
   tokens: bool,   // numbers are drawn and compared (rounds are limited then; else they are not)
@@ -46,8 +46,9 @@ struct Srv { key: Option<Key>, q: V<(u8, u8), 6>, ctr: u8, lost: u8, floor: u8, 
 struct Cli { st: St, left: u8, rounds: u8, a: u8, age: u8, vote: [Vote; N], tok: u8, conf: [u8; N], valid: u8, rage: u8, ren: [u8; N], woken: [bool; N], con: [V<Req, 6>; N], inbox: [V<u8, 4>; N] }
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)] struct Orph { s: u8, c: u8, op: Op, a: u8, t: u8 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct S { srv: [Srv; N], c: [Cli; 3], orph: V<Orph, 6>, top: u8, bud: Bud, bad: Option<&'static str> }
+struct S { srv: [Srv; N], c: [Cli; 3], orph: V<Orph, 6>, top: u8, used: u32, bud: Bud, bad: Option<&'static str> }
 
+impl Cfg { fn jumps(&self) -> bool { self.bud.jump > 0 } } // where a server's clock may jump only that no token is handed out twice is checked
 fn need(f: &Cfg) -> usize { if f.bug == Bug::Minority { 1 } else { N / 2 + 1 } }
 impl S {
   // What a server does with a request.
@@ -92,11 +93,13 @@ impl S {
   fn hold(&mut self, f: &Cfg, i: usize) { let c = &mut self.c[i];
     if c.age >= LEASE && f.bug != Bug::FromReply { return self.give_back(f, i) }
     c.st = St::Hold; c.valid = if f.bug == Bug::FromReply { LEASE } else { LEASE - c.age }; c.ren = [3; N]; c.age = 0;
-    if f.tokens { if c.tok <= self.top { self.bad = Some(if c.tok == self.top { "a token is handed out twice" } else { "a token falls" }) } self.top = self.top.max(c.tok) } }
+    if f.tokens { if f.jumps() { if self.used >> c.tok & 1 == 1 { self.bad = Some("a token is handed out twice") } self.used |= 1 << c.tok; return }
+      if c.tok <= self.top { self.bad = Some(if c.tok == self.top { "a token is handed out twice" } else { "a token falls" }) } self.top = self.top.max(c.tok) } }
   fn read(&mut self, f: &Cfg, i: usize, s: usize) { let m = self.c[i].con[s].remove(0); let c = &mut self.c[i]; if m.a != c.a { return }
     match m.op {
       Op::Take if (m.cur || f.bug == Bug::OldReplies) && matches!(c.st, St::Round | St::Wait) => { c.vote[s] = match m.r { R::Taken(n) => Vote::Taken(n), R::Not => Vote::Not, _ => Vote::Dead }; self.decide(f, i) }
-      Op::Conf if m.cur && c.st == St::Round && m.t == c.tok && c.conf[s] != 1 => { c.conf[s] = if m.r == R::Yes { 1 } else { 2 }; self.decide(f, i) }
+      Op::Conf if m.cur && c.st == St::Round && m.t == c.tok && c.conf[s] != 1 => { let n = if let Vote::Taken(n) = c.vote[s] { n } else { u8::MAX };
+        c.conf[s] = if m.r == R::Yes && (n <= c.tok || f.bug == Bug::HigherCounted) { 1 } else { 2 }; self.decide(f, i) }
       Op::Renew if m.cur && c.st == St::Hold && c.ren[s] == 0 => { c.ren[s] = if m.r == R::Yes { 1 } else { 2 };
         let yes = c.ren.iter().filter(|x| **x == 1).count();
         if yes >= if f.bug == Bug::RenewMinority { 1 } else { N / 2 + 1 } { c.valid = c.valid.max(LEASE.saturating_sub(c.rage)); let a = c.a;
@@ -150,6 +153,7 @@ fn succ(f: &Cfg, s: &S) -> Vec<(Act, S)> {
     if s.bud.restart > 0 && s.srv.iter().all(|x| x.lost == 0 && !x.dead) { let mut t = *s; t.bud.restart -= 1; lost(&mut t);
       for i in 0..f.n { t.cut(f, i, k, true) } t.orph.retain(|o| o.s != k as u8); add("RESTARTS EMPTY: server", 9, k, t) }
     if s.bud.flush > 0 && s.srv.iter().all(|x| x.lost == 0 && !x.dead) { let mut t = *s; t.bud.flush -= 1; lost(&mut t); add("FLUSHED: server", 9, k, t) }
+    if s.bud.jump > 0 && x.key.is_some() { let mut t = *s; t.bud.jump -= 1; t.srv[k].key = None; add("CLOCK JUMPS, key expires: server", 9, k, t) }
     if s.bud.dead > 0 && s.srv.iter().all(|x| x.lost == 0 && !x.dead) { let mut t = *s; t.bud.dead -= 1; t.srv[k] = Srv { dead: true, ..Srv::default() }; for i in 0..f.n { t.cut(f, i, k, true); t.c[i].con[k].retain(|r| r.r != R::Sent) }
       t.orph.retain(|o| o.s != k as u8); add("DIES: server", 9, k, t) } }
   for i in 0..f.n { let c = &s.c[i]; let room = (0..N).all(|k| c.con[k].len() < if f.prompt { 2 } else { 3 });
@@ -180,8 +184,8 @@ fn succ(f: &Cfg, s: &S) -> Vec<(Act, S)> {
     if s.bud.crash > 0 && c.st != St::Idle { let mut t = *s; t.bud.crash -= 1; for k in 0..N { t.c[i].con[k].retain(|r| r.r == R::Sent); t.c[i].inbox[k] = V::default() } t.c[i].st = St::Dead; t.c[i].left = 0; t.c[i].valid = 0; add("CRASHES:", i, 9, t) } }
   v }
 fn clean(f: &Cfg, s: &S) -> bool { s.orph.len() == 0 && s.srv.iter().all(|x| x.key.is_none() && x.lost == 0) && s.c[..f.n].iter().all(|c| c.left == 0 && matches!(c.st, St::Idle | St::Dead) && c.con.iter().all(|v| v.len() == 0)) }
-fn check(f: &Cfg, s: &S) -> Option<&'static str> { if s.c[..f.n].iter().filter(|c| c.valid > 0).count() > 1 { return Some("two holders at once") } s.bad }
-fn start(f: &Cfg) -> S { let mut s = S { srv: Default::default(), c: Default::default(), orph: V::default(), top: 0, bud: f.bud, bad: None }; if f.uneven { s.srv[0].ctr = 1 } for i in 0..f.n { s.c[i].left = f.left[i]; s.c[i].ren = [3; N] } norm(f, &mut s); s }
+fn check(f: &Cfg, s: &S) -> Option<&'static str> { if !f.jumps() && s.c[..f.n].iter().filter(|c| c.valid > 0).count() > 1 { return Some("two holders at once") } s.bad }
+fn start(f: &Cfg) -> S { let mut s = S { srv: Default::default(), c: Default::default(), orph: V::default(), top: 0, used: 0, bud: f.bud, bad: None }; if f.uneven { s.srv[0].ctr = 1 } for i in 0..f.n { s.c[i].left = f.left[i]; s.c[i].ren = [3; N] } norm(f, &mut s); s }
 
 struct Fx(u64, u64);
 impl Hasher for Fx { fn finish(&self) -> u64 { let h = self.0 ^ self.0 >> 32; let h = h.wrapping_mul(0x9E3779B97F4A7C15); h ^ h >> 29 }
@@ -195,7 +199,7 @@ fn key(f: &Cfg, s: &S) -> u128 { const P: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1
     for &k in p { let x = &s.srv[k]; match x.key { None => h.write_u8(0), Some(k) => { h.write_u8(1 + m[k.c as usize] as u8); h.write_u8(k.a); h.write_u8(k.ttl) } } x.q.hash(&mut h); (x.ctr, x.lost, x.floor, x.dead).hash(&mut h) }
     let mut order = [0; 3]; for i in 0..3 { order[m[i]] = i }
     for &i in &order[..f.n] { let c = &s.c[i]; (c.st, c.left, c.rounds, c.a, c.age, c.tok, c.valid, c.rage).hash(&mut h); for &k in p { (c.vote[k], c.conf[k], c.ren[k], c.woken[k], c.con[k], c.inbox[k]).hash(&mut h) } }
-    let mut inv = [0u8; 3]; for (j, &k) in p.iter().enumerate() { inv[k] = j as u8 } let mut o = s.orph; for x in o.iter_mut() { x.s = inv[x.s as usize]; x.c = m[x.c as usize] as u8 } o.sort(); (o, s.top, s.bud, s.bad.is_some()).hash(&mut h);
+    let mut inv = [0u8; 3]; for (j, &k) in p.iter().enumerate() { inv[k] = j as u8 } let mut o = s.orph; for x in o.iter_mut() { x.s = inv[x.s as usize]; x.c = m[x.c as usize] as u8 } o.sort(); (o, s.top, s.used, s.bud, s.bad.is_some()).hash(&mut h);
     best = best.min((h.finish() as u128) << 64 | (h.1 ^ h.1 >> 29) as u128) } } best }
 fn show(path: &[Act], s: &S, f: &Cfg, msg: &str) { println!("  FAIL [{}]: {msg}, {} steps:", f.name, path.len());
   let text = |&(n, c, k): &Act| format!("{n}{}{}", if c < 9 { format!(" client {c}") } else { String::new() }, if k < 9 { format!(" {}", (b'A' + k) as char) } else { String::new() });
@@ -228,7 +232,7 @@ fn main() { let a: Vec<String> = std::env::args().collect();
   if a.get(1).map_or(false, |x| x == "walk") { for f in cfgs().iter().filter(|f| f.name.starts_with(&a[3][..])) { walk(f, a[2].parse().unwrap()) } return }
   let max = a.get(1).and_then(|x| x.parse().ok()).unwrap_or(10_000_000); let pat = a.get(2).cloned().unwrap_or_default();
   for f in cfgs().iter().filter(|f| f.name.starts_with(&pat[..])) { run(f, max) } }
-// S: safety with tokens, rounds limited. P: progress without tokens, rounds unlimited. B: one rule left out, to be found. W: for random walks.
+// S: safety with tokens, rounds limited. J: only that no token is handed out twice, while clocks jump. P: progress without tokens, rounds unlimited. B: one rule left out, to be found. W: for random walks.
 fn cfgs() -> Vec<Cfg> {
   let z = Bud::default(); let s = Cfg { name: "", n: 2, left: [1; 3], rounds: 1, bud: z, tokens: true, queue: false, recheck: false, tick: true, prompt: true, progress: false, uneven: false, bug: Bug::None };
   let p = Cfg { rounds: 0, tokens: false, queue: true, progress: true, ..s }; let still = Cfg { tick: false, ..p }; let now = Cfg { tick: false, ..s };
@@ -240,11 +244,14 @@ fn cfgs() -> Vec<Cfg> {
   for (w, b) in [("restart, conn", Bud { conn: 1, ..restart }), ("2 restarts", Bud { restart: 2, ..z }), ("2 conn", Bud { conn: 2, ..z })] { add(format!("S 2 clients, {w}"), Cfg { bud: b, ..s }) }
   add("P still, 2 clients".into(), still); add("P still, 2 clients, dead".into(), Cfg { bud: dead, ..still }); add("P still, 2 clients twice".into(), Cfg { left: [2; 3], ..still }); add("P still, 3 clients".into(), Cfg { n: 3, ..still });
   for (w, b) in [("no fault", z), ("crash", crash), ("conn", conn), ("lost message", lost), ("slow", slow), ("restart", restart), ("flush", flush), ("dead", dead), ("renew", renew)] { add(format!("P 2 clients, {w}"), Cfg { recheck: true, bud: b, ..p }) }
-  for (bug, c) in [(Bug::Minority, s), (Bug::FromReply, s), (Bug::OneServer, now), (Bug::NoConfirm, Cfg { uneven: true, ..now }), (Bug::ConfirmNotMine, Cfg { uneven: true, bud: conn, ..now }), (Bug::NoDelay, Cfg { bud: restart, ..now }),
+  for (bug, c) in [(Bug::Minority, s), (Bug::FromReply, s), (Bug::OneServer, now), (Bug::NoConfirm, Cfg { uneven: true, ..now }), (Bug::ConfirmNotMine, Cfg { uneven: true, bud: Bud { jump: 2, ..z }, ..now }), (Bug::NoDelay, Cfg { bud: restart, ..now }),
     (Bug::NoFloor, Cfg { bud: restart, ..s }), (Bug::EarlyFloor, Cfg { uneven: true, bud: restart, ..s }), (Bug::SameAttempt, Cfg { rounds: 2, bud: Bud { slow: 1, ..conn }, ..now }), (Bug::OldReplies, Cfg { progress: false, left: [2, 1, 0], bud: slow, ..p }),
     (Bug::RenewMinority, Cfg { bud: renew, ..s }), (Bug::ReleaseAll, Cfg { left: [2, 1, 0], bud: conn, ..now }), (Bug::NoGiveBack, Cfg { bud: dead, ..still }), (Bug::NoWake, still)] {
     add(format!("B {bug:?}"), Cfg { bug, ..c }) }
-  let s = Cfg { prompt: false, n: 3, left: [3; 3], rounds: 4, ..s }; let all = Bud { conn: 2, crash: 1, restart: 1, flush: 1, dead: 0, slow: 2, lost: 1, renew: 2 };
+  for (w, b, u) in [("J 2 clients, 2 jumps", z, false), ("J uneven, 2 clients, 2 jumps", z, true), ("J uneven, 2 clients, 2 jumps, conn", conn, true)] { add(w.into(), Cfg { bud: Bud { jump: 2, ..b }, uneven: u, ..now }) }
+  add("J 2 clients, queue, 2 jumps, slow, conn".into(), Cfg { queue: true, bud: Bud { jump: 2, slow: 1, ..conn }, ..now }); add("J 3 clients, 2 jumps".into(), Cfg { n: 3, bud: Bud { jump: 2, ..z }, ..now }); add("J 2 clients twice, 3 jumps".into(), Cfg { left: [2; 3], bud: Bud { jump: 3, ..z }, ..now });
+  add("B HigherCounted".into(), Cfg { bug: Bug::HigherCounted, bud: Bud { jump: 2, ..z }, uneven: true, ..now });
+  let s = Cfg { prompt: false, n: 3, left: [3; 3], rounds: 4, ..s }; let all = Bud { conn: 2, crash: 1, restart: 1, flush: 1, dead: 0, slow: 2, lost: 1, renew: 2, jump: 0 };
   add("W queue".into(), Cfg { queue: true, recheck: true, bud: all, ..s }); add("W no queue".into(), Cfg { bud: all, uneven: true, ..s });
   add("W dead".into(), Cfg { queue: true, recheck: true, bud: Bud { restart: 0, flush: 0, dead: 1, ..all }, ..s });
   v }
