@@ -23,7 +23,10 @@ RUNS = [("one_waiter", "F0 ", False, 0), ("one_waiter", "R0", False, 0), ("one_w
 RUNS += [("quorum", name, False, 0) for name in ("S 2 clients, no fault", "S 2 clients, conn", "S 2 clients, restart, conn", "S 2 clients, flush",
                                                  "S 2 clients, queue, no fault", "S 2 clients, queue, restart", "P still, 2 clients",
                                                  "P 2 clients, crash", "J uneven, 2 clients, 2 jumps")]
-RUNS += [("quorum", name, False, 500000) for name in ("S ", "P ", "J ")]
+RUNS += [("quorum", name, False, 500000) for name in ("S 2 clients, slow", "S 2 clients, crash", "S 2 clients, dead", "S 2 clients, renew",
+                                                      "S 2 clients, queue, conn", "S 2 clients, 2 restarts", "S uneven, 2 clients, restart",
+                                                      "S 2 clients twice, restart", "S 3 clients, no fault", "P 2 clients, restart",
+                                                      "P 2 clients, dead", "P 2 clients, renew", "J 3 clients")]
 RUNS += [("quorum", f"B {name}", True, states) for name, states in (
     ("Minority", 0), ("FromReply", 0), ("OneServer", 0), ("NoConfirm", 0), ("ConfirmNotMine", 0), ("NoDelay", 0), ("RenewMinority", 0),
     ("NoGiveBack", 0), ("NoWake", 0), ("HigherCounted", 0), ("NoFloor", 100000), ("ReleaseAll", 150000), ("SameAttempt", 300000), ("EarlyFloor", 1000000),
