@@ -345,7 +345,7 @@ mod tests {
                 let (Step::Right(name) | Step::Wish(name, _)) = step else { return false };
                 *name == command && words[0] == command.as_bytes()
             };
-            assert!(RIGHTS.iter().any(|right| asked(right)), "{command}");
+            assert!(RIGHTS.iter().any(asked), "{command}");
         }
     }
 }
