@@ -137,7 +137,7 @@ def hot(bench):
     found = bench.measure("threads", "hot", bench.port, 16)
     bench.figure("acquisitions a second", found["per_second"], "/s")
     bench.figure("longest wait", found["longest_wait_ms"], "ms", form=",.1f")
-    bench.figure("acquisitions of the threads: most - least", found["most"] - found["least"])
+    bench.figure("acquisitions of the threads: most - least", found["most"] - found["least"], "")
     if found["share_spread"] >= 0:
         bench.figure("  of 10,000, at worst", found["share_spread"], "", 1)
 
