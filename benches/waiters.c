@@ -26,23 +26,6 @@ static int threads(void)
     return count;
 }
 
-static long rss_bytes(void)
-{
-    FILE *file = fopen("/proc/self/statm", "r");
-    long size, resident = 0;
-    if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2)
-        die("cannot read /proc/self/statm");
-    fclose(file);
-    return resident * sysconf(_SC_PAGESIZE);
-}
-
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* --- what the server says --- */
 
 static long stat_of(const char *info, const char *name)
