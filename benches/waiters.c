@@ -54,13 +54,6 @@ static long executed(struct bare *control)
     return stat_of(BARE_CALL(control, "INFO", "stats"), "total_commands_processed:");
 }
 
-static long waiting(struct bare *control)
-{
-    static const char script[] = "local k = redis.call('KEYS', ':dlock:wait:*') "
-                                 "if #k == 0 then return 0 end return redis.call('ZCARD', k[1])";
-    return bare_number(BARE_CALL(control, "EVAL", script, "0"));
-}
-
 /* --- the process that holds --- */
 
 static void hold(const char *url, int from_parent, int to_parent)
@@ -168,9 +161,9 @@ int main(int argc, char **argv)
     for (long i = 0; i < count; i++)
         must(dlock_submit_acquire(queue, locks[i], DLOCK_WAIT_FOREVER, (uint64_t)i, &err), &err, "submit_acquire");
     printf("submitting_seconds %.5f\n", (double)(now_ns() - begin) / 1e9);
-    while (waiting(control) < count) {
+    while (bare_waiting(control, "waiters") < count) {
         if (now_ns() - begin > 60000000000u)
-            die("only %ld of %ld queued within a minute", waiting(control), count);
+            die("only %ld of %ld queued within a minute", bare_waiting(control, "waiters"), count);
         sleep_us(20000);
     }
     printf("queueing_seconds %.2f\n", (double)(now_ns() - begin) / 1e9);
