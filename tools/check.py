@@ -64,6 +64,9 @@ STEPS = [
     Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
     Step("gofmt of the faults", ["gofmt", "-l", "."], 60, "silence", where="tests/faults/go"),
     Step("go vet of the faults", ["go", "vet", "./..."], 240, where="tests/faults/go"),
+    Step("gofmt of the languages", ["gofmt", "-l", "."], 60, "silence", where="tests/languages/go"),
+    Step("go vet of the languages", ["go", "vet", "./..."], 240, where="tests/languages/go"),
+    Step("languages", [PYTHON, "tests/languages/run.py"], 300, "lines"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 870

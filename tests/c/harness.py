@@ -149,14 +149,15 @@ Answer = namedtuple("Answer", "status elapsed_ms value message")
 
 
 class Agent:
-    """tests/c/agent.c in a process of its own: one locker, one lock handle, one call after the other."""
+    """tests/c/agent.c, or what speaks its lines, in a process of its own: one locker, one lock handle, one call after the
+    other."""
 
     program = None
 
     def __init__(self, url, name="lock", lease=30000, renew=True, connect_timeout=5000, response_timeout=5000,
-                 group="test"):
-        self.process = start([self.program, url, lease, int(renew), connect_timeout, response_timeout, group, name],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                 group="test", command=None):
+        self.process = start([*(command or [self.program]), url, lease, int(renew), connect_timeout, response_timeout, group,
+                              name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
