@@ -76,23 +76,13 @@ impl Subscription for RedisSubscription {
 
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
         self.flush()?;
-        let mut closed = None;
-        loop {
-            match self.stream.receive(&mut self.input, Duration::ZERO, false) {
-                Ok(Received::Data(_)) => {}
-                Ok(Received::Nothing) => break,
-                Ok(Received::Closed) => {
-                    closed = Some("the server closed the subscription".to_owned());
-                    break;
-                }
-                Err(error) => {
-                    closed = Some(format!("the subscription is lost: {error}"));
-                    break;
-                }
-            }
-            self.decode(pushes)?;
-        }
-        // What came with the handshake's last reply has not been looked at yet.
+        // Once: where there is more, the descriptor stays readable.
+        let closed = match self.stream.receive(&mut self.input, Duration::ZERO, false) {
+            Ok(Received::Data(_) | Received::Nothing) => None,
+            Ok(Received::Closed) => Some("the server closed the subscription".to_owned()),
+            Err(error) => Some(format!("the subscription is lost: {error}")),
+        };
+        // Also where nothing has come: what came with the handshake's last reply has not been looked at yet.
         self.decode(pushes)?;
         closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
     }
