@@ -67,6 +67,7 @@ STEPS = [
     Step("gofmt of the languages", ["gofmt", "-l", "."], 60, "silence", where="tests/languages/go"),
     Step("go vet of the languages", ["go", "vet", "./..."], 240, where="tests/languages/go"),
     Step("languages", [PYTHON, "tests/languages/run.py"], 300, "lines"),
+    Step("code in the documents", [PYTHON, "tests/docs/run.py"], 300, "lines"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 870
