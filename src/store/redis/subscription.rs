@@ -24,9 +24,7 @@ impl RedisSubscription {
     }
 
     fn flush(&mut self) -> Result<(), Unreachable> {
-        if let Err(error) = self.stream.flush() {
-            return Err(self.lost(&format!("the subscription is lost: {error}")));
-        }
+        self.stream.flush();
         while !self.out.is_empty() {
             match self.stream.send(&self.out) {
                 Ok(0) => break,
