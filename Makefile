@@ -59,7 +59,7 @@ docs: ## the API as pages below target/docs/: C and C++ by doxygen (to be instal
 	@mkdir -p target/docs
 	@command -v doxygen > /dev/null || { echo "doxygen is not installed: install the package doxygen of your system"; exit 1; }
 	doxygen docs/Doxyfile
-	RUSTDOCFLAGS=-Arustdoc::private_intra_doc_links $(CARGO) doc --locked --quiet --no-deps --lib --target-dir target/docs/rust
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --quiet --no-deps --lib --target-dir target/docs/rust
 	@echo "target/docs/c/index.html, target/docs/rust/doc/dlock/index.html"
 
 fmt: ## format the sources
