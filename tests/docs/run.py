@@ -16,10 +16,8 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "c"))
 
 import harness  # noqa: E402
-from harness import TEMPORARY, Report, run  # noqa: E402
+from harness import INCLUDE, LIBRARY, TEMPORARY, Report, link_shared, run  # noqa: E402
 
-INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 URL = "memory://docs"
 
 C_LINES = """#include <dlock.h>
@@ -81,7 +79,7 @@ def c(code, name):
     whole = "int main(" in code
     source, program = Path(TEMPORARY) / f"{name}.c", Path(TEMPORARY) / name
     source.write_text(code if whole else C_LINES % code, encoding="utf-8")
-    link = [f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock"] if whole else ["-c"]
+    link = link_shared() if whole else ["-c"]
     status, output = run([*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-Wall", "-Wextra", "-Werror", f"-I{INCLUDE}", "-o",
                           program, source, *link], 60)
     return program if whole and status == 0 else None, status, output

@@ -22,10 +22,8 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "c"))
 
 import harness  # noqa: E402
-from harness import Agent, Report, Server, eventually, expect, fail_early, run  # noqa: E402
+from harness import INCLUDE, LIBRARY, Agent, Report, Server, eventually, expect, fail_early, link_shared, run  # noqa: E402
 
-INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 # What a busy machine may add to any bound, in ms.
 SLACK_MS = 1500
 # Turns of each program in the mixed run.
@@ -225,7 +223,7 @@ def built(*command, where=ROOT, environment=None):
 def c():
     program = Path(harness.TEMPORARY) / "agent-c"
     built(*shlex.split(os.environ.get("CC", "cc")), "-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", f"-I{INCLUDE}", "-o", program,
-          harness.HERE / "agent.c", f"-L{LIBRARY}", f"-Wl,-rpath,{LIBRARY}", "-ldlock", "-lpthread")
+          harness.HERE / "agent.c", *link_shared())
     return [program]
 
 
