@@ -148,9 +148,9 @@ class LockBase:
         """Whether leaving a with block has something to release, or to tell."""
         return _library.view_of(self._native).status != int(lib.DLOCK_ERR_UNLOCK_UNLOCKED)
 
-    def _missed(self, error: DlockError) -> DlockError:
-        """What leaving a with block says where the release found the lock gone."""
-        if isinstance(error, (UnlockUnlockedError, NotOwnerError)):
+    def _missed(self, error: DlockError, lost: bool) -> DlockError:
+        """What leaving a with block says where the release failed: that the lock was lost, if it was."""
+        if lost or isinstance(error, (UnlockUnlockedError, NotOwnerError)):
             return LockLostError(f"{self._group}:{self._name}: lost before it was released: {error}")
         return error
 

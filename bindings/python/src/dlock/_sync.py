@@ -266,12 +266,13 @@ class Lock(LockBase):
     ) -> None:
         if not self._to_be_left():
             return
+        lost = self.lost
         try:
             self.release()
         except DlockError as error:
             if exception is None:
-                raise self._missed(error) from error.__cause__
-            warn_of(self._missed(error))
+                raise self._missed(error, lost) from None
+            warn_of(self._missed(error, lost))
 
     # --- asking the server ---
 
