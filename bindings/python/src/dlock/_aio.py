@@ -5,6 +5,7 @@ without a queue, connecting above all, is done by a few threads of the locker.
 """
 
 import asyncio
+import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -57,10 +58,9 @@ class AsyncLocker(LockerBase):
     async def close(self) -> None:
         """Releases what is held and ends what waits, with `ClosedError`; takes at most one response timeout. Closing again does
         nothing. In a forked child it lets go of what is the parent's."""
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._close)
-        except RuntimeError:  # closed before, so there is no thread any more
-            self._close()
+        if self._native is not None and self._pid == os.getpid():
+            await self._blocking(self._close)
+        self._close()
         self._threads.shutdown(wait=False)
 
     async def __aenter__(self) -> "AsyncLocker":
@@ -71,30 +71,39 @@ class AsyncLocker(LockerBase):
 
     async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Calls what blocks, elsewhere."""
-        self._handle()  # in the place of the error of a pool that is shut down
+        self._handle()  # a pool that is shut down, or has its threads in the parent, does not say so
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _port(self) -> "Port":
         """That of the running loop."""
-        loop = asyncio.get_running_loop()
+        loop, handle = asyncio.get_running_loop(), self._handle()
         port = self._ports.get(id(loop))
         if port is None or port.loop is not loop:
-            port = self._ports[id(loop)] = Port(self._handle(), loop)
+            port = self._ports[id(loop)] = Port(handle, loop)
         return port
 
 
 class Operation:
-    """A submission. `left` gets its event where nobody waits for it any more."""
+    """A submission. Its event comes once, also where the future that was waited for is cancelled by then; `left` gets it
+    where nobody waits any more."""
 
-    def __init__(self, future: "asyncio.Future[Event]") -> None:
+    def __init__(self, future: "asyncio.Future[None]") -> None:
         self.future = future
+        self.event: Optional[Event] = None
         self.left: Optional[Callable[[Event], None]] = None
 
+    async def outcome(self) -> Event:
+        await self.future
+        assert self.event is not None
+        self.event.check()
+        return self.event
+
     def end(self, event: Event) -> None:
+        self.event = event
+        if not self.future.done():
+            self.future.set_result(None)
         if self.left is not None:
             self.left(event)
-        elif not self.future.done():
-            self.future.set_result(event)
 
 
 class Port:
@@ -117,9 +126,7 @@ class Port:
 
     async def do(self, function: Any, *arguments: Any) -> Event:
         """Starts an operation, and waits for its end. It goes on by itself where the task is cancelled."""
-        event = await self.submit(function, *arguments).future
-        event.check()
-        return event
+        return await self.submit(function, *arguments).outcome()
 
     def watch(self, lock: "AsyncLock") -> None:
         self._watched[lock._number] = lock
@@ -224,13 +231,12 @@ class AsyncLock(LockBase):
             self._watched_by = weakref.ref(port)
         operation = port.submit(submit, self._native, *arguments)
         try:
-            event = await operation.future
+            event = await operation.outcome()
         except asyncio.CancelledError:
             await self._leave_queue(port, operation)
             raise
-        if event.status == lib.DLOCK_ERR_LOCK_TIMEOUT:
+        except LockTimeoutError:
             return False
-        event.check()
         acquired = event.flag or submit is not lib.dlock_submit_try_acquire
         if acquired and self._lease_ms is not None:
             try:
@@ -247,16 +253,16 @@ class AsyncLock(LockBase):
             if event.status == _library.OK and _library.token_or_zero(self._native):
                 self._give_back(port)
 
-        if operation.future.cancelled():
-            operation.future = port.loop.create_future()
         _library.call(lib.dlock_lock_cancel, self._native)
         try:
-            await asyncio.wait([operation.future], timeout=CANCEL_PATIENCE)
+            if operation.event is None:
+                operation.future = port.loop.create_future()
+                await asyncio.wait([operation.future], timeout=CANCEL_PATIENCE)
         finally:
-            if operation.future.done():
-                left(operation.future.result())
-            else:
+            if operation.event is None:
                 operation.left = left
+            else:
+                left(operation.event)
 
     def _give_back(self, port: Port) -> None:
         """Releases without waiting."""

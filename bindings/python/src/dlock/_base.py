@@ -12,6 +12,7 @@ from ._errors import (
     ClosedError,
     DlockError,
     DlockWarning,
+    ForkedError,
     InvalidArgumentError,
     LockLostError,
     NotOwnerError,
@@ -64,6 +65,8 @@ class LockerBase:
         handle = self._native
         if handle is None:
             raise ClosedError("the locker is closed")
+        if self._pid != os.getpid():
+            raise ForkedError("the locker belongs to the parent of this process")
         return handle
 
     @property
