@@ -47,5 +47,7 @@ class SourcesWithRust(sdist):
 
 setup(version=build_native.version(), cffi_modules=["build_native.py:builder"],
       cmdclass={"build_ext": BuildWithRust, "sdist": SourcesWithRust},
-      # One wheel for every Python from 3.9 on.
-      options={"bdist_wheel": {"py_limited_api": "cp39"}})
+      # One wheel for every Python from 3.9 on. In the repository nothing is built outside of target/.
+      options={"bdist_wheel": {"py_limited_api": "cp39"},
+               "build": {} if build_native.HERE in build_native.RUST.parents else
+               {"build_base": str(build_native.RUST / "target" / "python" / "build")}})
