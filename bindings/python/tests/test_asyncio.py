@@ -262,8 +262,9 @@ def test_one_locker_serves_loops_one_after_another_and_side_by_side(server, name
 def test_a_lock_goes_from_one_loop_to_another(server, name):
     locker = dlock.AsyncLocker(server.url, lease=1)
     told = []
-    lock = locker.lock(name, "test", on_lost=told.append)
-    asyncio.run(lock.acquire())
+    lock = locker.lock(name, "test", on_lost=lambda lost: told.append((lost, asyncio.get_running_loop())))
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    first.run_until_complete(lock.acquire())
     assert lock.remaining > 0
 
     async def go_on():
@@ -272,10 +273,12 @@ def test_a_lock_goes_from_one_loop_to_another(server, name):
         with pytest.raises(dlock.LockLostError):
             async with lock:
                 server.ask("DEL", f"test:{name}")
-                await until(lambda: told == [lock], "the news, in this loop")
+                await until(lambda: told == [(lock, second)], "the news, in this loop")
 
-    asyncio.run(go_on())
-    asyncio.run(locker.close())
+    second.run_until_complete(go_on())
+    first.run_until_complete(locker.close())
+    for loop in (first, second):
+        loop.close()
 
 
 def test_a_loop_that_ends_while_a_task_waits_leaves_nothing(server, locker, name):
@@ -313,6 +316,8 @@ async def test_closing_releases_and_ends_waits(server, name):
         with pytest.raises(dlock.ClosedError):
             await call()
     assert repr(locker) == f"<dlock.AsyncLocker {server.url} closed>"
+    selector = asyncio.get_running_loop()._selector  # whose one other descriptor is the loop's own
+    await until(lambda: len(selector.get_map()) == 1, "the loop's leaving the descriptor alone")
 
 
 @on_loop
