@@ -60,6 +60,9 @@ async def test_async_with_acquires_and_releases(server, name):
         assert server.holder(name) is None and await lock.owner() is None
         async with locker.lock(name, "test", lease=20) as short:
             assert 15 < short.remaining <= 20
+        with pytest.raises(dlock.InvalidArgumentError, match="lease"):
+            await locker.lock(name, "test", lease=0.01).acquire()
+        assert server.holder(name) is None
         assert await other.acquire_retry_backoff(0, 0.01)
         await other.release()
         with pytest.raises(dlock.UnlockUnlockedError):
@@ -111,11 +114,12 @@ async def test_a_cancelled_task_leaves_the_queue(server, name):
             assert await other.owned()
 
 
+@pytest.mark.parametrize("lease", [None, 20])
 @on_loop
-async def test_a_task_cancelled_at_any_moment_holds_nothing(server, name):
-    """Also in the instant in which the lock is handed to it."""
+async def test_a_task_cancelled_at_any_moment_holds_nothing(server, name, lease):
+    """Also in the instant in which the lock is handed to it, and while it sets its lease."""
     async with dlock.AsyncLocker(server.url) as locker:
-        lock, other = locker.lock(name, "test"), locker.lock(name, "test")
+        lock, other = locker.lock(name, "test"), locker.lock(name, "test", lease=lease)
         cancelled = acquired = 0
         for turn in range(300):
             await lock.acquire()

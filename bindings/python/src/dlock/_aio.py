@@ -5,22 +5,21 @@ without a queue, connecting above all, is done by a few threads of the locker.
 """
 
 import asyncio
-import os
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Type
 
 from . import _library
 from ._base import LockBase, LockerBase, check_waiting, numbers, warn_of
 from ._errors import DlockError, LockTimeoutError
 from ._library import Duration, Event, Events
-from ._native import lib
+from ._native import ffi, lib
 
 # How long a cancelled task waits for the library to say that it has left the queue: it takes a round trip, which a silent
 # server does not complete.
 CANCEL_PATIENCE = 0.05
-# For what blocks: connecting, `extend`, `close`.
+# For what blocks: connecting, and setting a lease.
 THREADS = 4
 
 
@@ -58,10 +57,11 @@ class AsyncLocker(LockerBase):
     async def close(self) -> None:
         """Releases what is held and ends what waits, with `ClosedError`; takes at most one response timeout. Closing again does
         nothing. In a forked child it lets go of what is the parent's."""
-        if self._native is not None and self._pid == os.getpid():
-            await self._blocking(self._close)
-        self._close()
+        closing = ThreadPoolExecutor(1, "dlock-closing")  # the others may all be connecting
+        closed = asyncio.get_running_loop().run_in_executor(closing, self._close)
+        closing.shutdown(wait=False)
         self._threads.shutdown(wait=False)
+        await closed
 
     async def __aenter__(self) -> "AsyncLocker":
         return self
@@ -69,10 +69,10 @@ class AsyncLocker(LockerBase):
     async def __aexit__(self, *_exception: object) -> None:
         await self.close()
 
-    async def _blocking(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _blocking(self, function: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
         """Calls what blocks, elsewhere."""
         self._handle()  # a pool that is shut down, or has its threads in the parent, does not say so
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _port(self) -> "Port":
         """That of the running loop."""
@@ -81,6 +81,19 @@ class AsyncLocker(LockerBase):
         if port is None or port.loop is not loop:
             port = self._ports[id(loop)] = Port(handle, loop)
         return port
+
+
+def set_lease(lock: Any, token: int, lease_ms: int, cancelled: List[bool]) -> None:
+    """Blocks. The lock is released where that fails, or was `cancelled` meanwhile; not a later acquisition of it."""
+    if cancelled:
+        return
+    done = False
+    try:
+        _library.call(lib.dlock_lock_extend, lock, lease_ms)
+        done = True
+    finally:
+        if (cancelled or not done) and _library.token_or_zero(lock) == token:
+            lib.dlock_lock_release(lock, ffi.NULL)
 
 
 class Operation:
@@ -239,12 +252,20 @@ class AsyncLock(LockBase):
             return False
         acquired = event.flag or submit is not lib.dlock_submit_try_acquire
         if acquired and self._lease_ms is not None:
-            try:
-                await self._locker._blocking(_library.call, lib.dlock_lock_extend, self._native, self._lease_ms)
-            except BaseException:
-                self._give_back(port)
-                raise
+            await self._set_lease(port, self._lease_ms)
         return acquired
+
+    async def _set_lease(self, port: Port, lease_ms: int) -> None:
+        """Of a lock just acquired, which is given back where that fails or the task is cancelled."""
+        cancelled: List[bool] = []
+        token = _library.token_or_zero(self._native)
+        setting = self._locker._blocking(set_lease, self._native, token, lease_ms, cancelled)
+        try:
+            await asyncio.shield(setting)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            self._give_back(port)  # during a request the lock is in use, and the thread does it
+            raise
 
     async def _leave_queue(self, port: Port, operation: Operation) -> None:
         """After a cancellation. A lock that came before it is given back."""
@@ -269,7 +290,7 @@ class AsyncLock(LockBase):
         try:
             port.submit(lib.dlock_submit_release, self._native)
         except DlockError:
-            pass  # closed meanwhile: it is released by that
+            pass  # closed meanwhile, and released by that
 
     # --- releasing ---
 
