@@ -3,7 +3,11 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
+<<<<<<< HEAD
 .PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers clean
+=======
+.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers python clean
+>>>>>>> python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -67,6 +71,9 @@ fmt: ## format the sources
 
 servers: ## fetch the servers of the conformance tests into target/servers/
 	@$(PYTHON) tools/servers.py all
+
+python: build ## build the Python package: a wheel in target/python/wheels/, sources in target/python/sdist/
+	@$(PYTHON) tools/python.py wheel
 
 clean: ## remove all that was built or fetched
 	$(CARGO) clean
