@@ -3,11 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-<<<<<<< HEAD
-.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers clean
-=======
-.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers python clean
->>>>>>> python
+.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
