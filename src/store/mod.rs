@@ -207,6 +207,11 @@ pub trait Store: Send + Sync {
     fn keep_alive(&self) -> Option<Duration> {
         None
     }
+    /// After a failure to connect: for how long, from the first try, one who cannot wait for a later try should go on
+    /// trying. Not zero where a server is known to be replaced by another about now.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
+    }
     /// What is not as locks would have it at the server last connected to, one sentence each.
     fn warnings(&self) -> Vec<String> {
         Vec::new()

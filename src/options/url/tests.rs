@@ -217,3 +217,29 @@ fn no_password_is_shown_whether_it_was_encoded_or_not() {
     }
     assert!(refused > 100_000, "{refused}");
 }
+
+#[test]
+fn a_url_of_sentinels_names_them_the_service_and_two_logins() {
+    let set = config(
+        "redis-sentinel://u:p@a,[::1]:7,c:8/my%2Fmaster/3?sentinel_username=s&sentinel_password=w&client_name=n",
+    );
+    let Address::Service(service) = &set.address else { panic!("{:?}", set.address) };
+    let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
+    assert_eq!(service.sentinels, [tcp("a", 26_379), tcp("::1", 7), tcp("c", 8)]);
+    assert_eq!((service.name.as_str(), set.database, set.client_name.as_str()), ("my/master", 3, "n"));
+    assert_eq!((set.username.as_deref(), set.password.as_deref()), (Some("u"), Some("p")));
+    assert_eq!((service.username.as_deref(), service.password.as_deref()), (Some("s"), Some("w")));
+    assert!(!format!("{service:?}").contains("\"w\""));
+    for (url, word) in [
+        ("redis-sentinel://a", "must name the service"),
+        ("redis-sentinel://a/", "must name the service"),
+        ("redis-sentinel:///m", "the host must not be empty"),
+        ("redis-sentinel://a,,b/m", "the host must not be empty"),
+        ("redis-sentinel://a/m/x", "the database must be"),
+        ("redis-sentinel://a/m?sentinel_username=s", "sentinel_username: needs"),
+        ("redis-sentinel://a/m?sentinel_tls=no", "sentinel_tls: only with"),
+        ("redis-sentinel://a/m?x=1", "no parameter x"),
+    ] {
+        assert!(refusal(url).contains(word), "{url}: {}", refusal(url));
+    }
+}

@@ -9,6 +9,7 @@ use super::codec::{Encoder, Replies};
 use super::error::{Denied, denied, has_code};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
+use super::sentinel::Era;
 use super::socket::Received;
 use super::stream::Stream;
 use crate::store::name::FENCE;
@@ -41,6 +42,7 @@ const REQUESTS_KEPT: usize = 1_024;
 pub struct RedisConnection {
     stream: Stream,
     address: Arc<str>,
+    era: Era,
     response_timeout: Duration,
     scripts: Arc<Scripts>,
     encoder: Encoder,
@@ -55,10 +57,11 @@ pub struct RedisConnection {
 }
 
 impl RedisConnection {
-    pub fn new(stream: Stream, address: Arc<str>, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
+    pub fn new(stream: Stream, address: Arc<str>, era: Era, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
         RedisConnection {
             stream,
             address,
+            era,
             response_timeout,
             scripts,
             encoder: Encoder::default(),
@@ -172,6 +175,7 @@ impl RedisConnection {
 
     fn exchange(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
         let before = replies.len();
+        self.era.check()?;
         self.flush()?;
         // With nothing asked there is no reply to wait for; look whether the connection still stands.
         let wait = if self.in_flight.is_empty() { Duration::ZERO } else { wait };

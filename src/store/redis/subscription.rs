@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::resp::{self, Value};
+use super::sentinel::Era;
 use super::socket::Received;
 use super::stream::Stream;
 use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
@@ -12,6 +13,7 @@ use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 pub struct RedisSubscription {
     stream: Stream,
     address: Arc<str>,
+    era: Era,
     channel: String,
     out: Vec<u8>,
     input: Vec<u8>,
@@ -19,8 +21,8 @@ pub struct RedisSubscription {
 
 impl RedisSubscription {
     /// `input`: what came behind the confirmation.
-    pub fn new(stream: Stream, address: Arc<str>, channel: &str, input: Vec<u8>) -> Self {
-        RedisSubscription { stream, address, channel: channel.to_owned(), out: Vec::new(), input }
+    pub fn new(stream: Stream, address: Arc<str>, era: Era, channel: &str, input: Vec<u8>) -> Self {
+        RedisSubscription { stream, address, era, channel: channel.to_owned(), out: Vec::new(), input }
     }
 
     fn flush(&mut self) -> Result<(), Unreachable> {
@@ -75,6 +77,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+        self.era.check().map_err(|problem| self.lost(&problem))?;
         self.flush()?;
         let mut closed = None;
         loop {
