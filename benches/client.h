@@ -140,12 +140,32 @@ static inline void bare_load(struct bare *bare, const char *script, char sha[41]
         die("SCRIPT LOAD answered %s", reply);
 }
 
+/* The same for the script in a file. */
+static inline void bare_load_file(struct bare *bare, const char *path, char sha[41])
+{
+    FILE *file = fopen(path, "r");
+    char *text = must_alloc(1, 1 << 14);
+    if (!file || fread(text, 1, (1 << 14) - 1, file) == 0)
+        die("cannot read %s", path);
+    fclose(file);
+    bare_load(bare, text, sha);
+    free(text);
+}
+
 /* The number that the server answers. */
 static inline long bare_number(const char *reply)
 {
     if (*reply != ':')
         die("not a number: %s", reply);
     return strtol(reply + 1, NULL, 10);
+}
+
+/* How many wait in the library's queue for the benchmark lock of that name. */
+static inline long bare_waiting(struct bare *bare, const char *name)
+{
+    static const char script[] = "local k = redis.call('KEYS', ':dlock:wait:*:bench:' .. ARGV[1]) "
+                                 "if #k == 0 then return 0 end return redis.call('ZCARD', k[1])";
+    return bare_number(BARE_CALL(bare, "EVAL", script, "0", name));
 }
 
 /* --- the classic lock by bare socket --- */

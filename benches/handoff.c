@@ -1,10 +1,11 @@
 /*
  * The hand-off of a lock between two processes, against its floor, in blocks that take turns.
  *
- *     handoff <port>
+ *     handoff <port> <release.lua>
  *
  * Hand-off: from just before dlock_lock_release() in the one process to the return of dlock_lock_acquire() in the other.
  * Floor: from just before sending an EVAL of GET, INCR, PUBLISH to the other process's socket being readable.
+ * Step: the same with the library's release script, which hands a queued lock over: what the protocol costs without a client.
  */
 #include <poll.h>
 #include <stdatomic.h>
@@ -15,9 +16,10 @@
 
 #include "client.h"
 
-enum { ROUNDS = 20, HANDOFFS = 50, SETTLE_US = 1000 };
+enum { ROUNDS = 20, HANDOFFS = 50, SETTLE_US = 1000, KINDS = 3 };
 
 #define CHANNEL "bench:floor"
+#define WAITER "7c9e6679-7425-40de-944b-e07fc1f90ae7:1@3000@" CHANNEL
 #define FLOOR_SCRIPT "redis.call('GET', KEYS[1]) redis.call('INCR', KEYS[2]) return redis.call('PUBLISH', ARGV[1], ARGV[2])"
 
 /* Steps of one hand-off, in this order; the releaser sets STOP at the end. */
@@ -89,7 +91,7 @@ static uint64_t hand_off(struct shared *shared, struct bare *control, dlock_lock
     dlock_error err;
     must(dlock_lock_acquire(lock, &err), &err, "acquire");
     atomic_store(&shared->step, WAIT_FOR_LOCK);
-    while (bare_number(BARE_CALL(control, "EVAL", "return #redis.call('KEYS', ':dlock:wait:*')", "0")) == 0)
+    while (bare_waiting(control, "handoff") == 0)
         sleep_us(100);
     sleep_us(SETTLE_US);
     uint64_t before = now_ns();
@@ -98,58 +100,91 @@ static uint64_t hand_off(struct shared *shared, struct bare *control, dlock_lock
     return atomic_load(&shared->arrived_ns) - before;
 }
 
-static uint64_t floor_of_it(struct shared *shared, struct bare *sender, const char *command, size_t length)
+/* What the bare socket does: some commands that prepare it, then one that is timed. */
+struct message {
+    char prepare[512], command[1024];
+    int prepared;
+    size_t prepare_length, length;
+};
+
+static struct message *floor_message(void)
+{
+    struct message *m = must_alloc(1, sizeof *m);
+    const char *argv[] = {"EVAL", FLOOR_SCRIPT, "2", "bench:floor:lock", "bench:floor:fence", CHANNEL,
+                          "handoff 0f8fad5b-d9cb-469f-a165-70867728950e:1 1790000000000000 bench:handoff"};
+    m->length = resp_command(m->command, sizeof m->command, 7, argv);
+    return m;
+}
+
+/* Held by one, and another waits. */
+static struct message *step_message(struct bare *control, const char *script)
+{
+    struct message *m = must_alloc(1, sizeof *m);
+    char sha[41];
+    bare_load_file(control, script, sha);
+    const char *key = "bench:step", *queue = ":dlock:wait:{0}:bench:step", *fence = ":dlock:fence";
+    const char *set[] = {"SET", key, VALUE, "PX", LEASE}, *add[] = {"ZADD", queue, "1790000000000000", WAITER};
+    const char *release[] = {"EVALSHA", sha, "3", key, queue, fence, VALUE, VALUE "@3000@:dlock:wake:own"};
+    m->prepared = 2;
+    m->prepare_length = resp_command(m->prepare, sizeof m->prepare, 5, set);
+    m->prepare_length += resp_command(m->prepare + m->prepare_length, sizeof m->prepare - m->prepare_length, 4, add);
+    m->length = resp_command(m->command, sizeof m->command, 8, release);
+    return m;
+}
+
+static uint64_t until_readable(struct shared *shared, struct bare *sender, const struct message *message)
 {
     atomic_store(&shared->ready, 0);
     atomic_store(&shared->step, WAIT_FOR_MESSAGE);
+    bare_send(sender, message->prepare, message->prepare_length);
+    bare_receive(sender, message->prepared);
     while (!atomic_load(&shared->ready))
         sleep_us(100);
     sleep_us(SETTLE_US);
     uint64_t before = now_ns();
-    bare_send(sender, command, length);
+    bare_send(sender, message->command, message->length);
     bare_receive(sender, 1);
     await_step(shared, ARRIVED);
     return atomic_load(&shared->arrived_ns) - before;
 }
 
-static void releaser(const char *port, struct shared *shared)
+static void releaser(const char *port, const char *script, struct shared *shared)
 {
-    char url[64], command[1024];
+    static const char *const names[KINDS] = {"dlock", "floor", "step"};
+    char url[64];
     redis_url(url, sizeof url, port);
     dlock_locker *locker = open_locker(url);
     dlock_lock *lock = open_lock(locker, "handoff");
     struct bare *control = bare_open(port);
-    const char *argv[] = {"EVAL", FLOOR_SCRIPT, "2", "bench:floor:lock", "bench:floor:fence", CHANNEL,
-                          "handoff 0f8fad5b-d9cb-469f-a165-70867728950e:1 1790000000000000 bench:handoff"};
-    size_t length = resp_command(command, sizeof command, 7, argv);
-    struct samples ours = samples_new((size_t)ROUNDS * HANDOFFS), floor = samples_new((size_t)ROUNDS * HANDOFFS);
-    for (int i = 0; i < HANDOFFS; i++) {
-        hand_off(shared, control, lock);
-        floor_of_it(shared, control, command, length);
-    }
-    for (int round = 0; round < ROUNDS; round++) {
-        for (int half = 0; half < 2; half++)
-            for (int i = 0; i < HANDOFFS; i++)
-                if (half == round % 2)
-                    samples_add(&ours, hand_off(shared, control, lock));
-                else
-                    samples_add(&floor, floor_of_it(shared, control, command, length));
-    }
+    const struct message *messages[KINDS] = {NULL, floor_message(), step_message(control, script)};
+    struct samples samples[KINDS];
+    for (int kind = 0; kind < KINDS; kind++)
+        samples[kind] = samples_new((size_t)ROUNDS * HANDOFFS);
+    for (int round = -1; round < ROUNDS; round++) /* the first is not counted */
+        for (int turn = 0; turn < KINDS; turn++) {
+            int kind = (round + 1 + turn) % KINDS;
+            for (int i = 0; i < HANDOFFS; i++) {
+                uint64_t took = messages[kind] ? until_readable(shared, control, messages[kind])
+                                               : hand_off(shared, control, lock);
+                if (round >= 0)
+                    samples_add(&samples[kind], took);
+            }
+        }
     atomic_store(&shared->step, STOP);
-    printf("p50_dlock %.1f\n", (double)percentile(ours.ns, ours.count, 0.5) / 1000);
-    printf("p99_dlock %.1f\n", (double)percentile(ours.ns, ours.count, 0.99) / 1000);
-    printf("p50_floor %.1f\n", (double)percentile(floor.ns, floor.count, 0.5) / 1000);
-    printf("p99_floor %.1f\n", (double)percentile(floor.ns, floor.count, 0.99) / 1000);
-    print_distribution("dlock", &ours);
-    print_distribution("floor", &floor);
+    for (int kind = 0; kind < KINDS; kind++) {
+        const struct samples *s = &samples[kind];
+        printf("p50_%s %.1f\n", names[kind], (double)percentile(s->ns, s->count, 0.5) / 1000);
+        printf("p99_%s %.1f\n", names[kind], (double)percentile(s->ns, s->count, 0.99) / 1000);
+        print_distribution(names[kind], s);
+    }
     dlock_lock_free(lock);
     dlock_locker_free(locker);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 2)
-        die("usage: handoff <port>");
+    if (argc != 3)
+        die("usage: handoff <port> <release.lua>");
     struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
         die("no shared memory");
@@ -159,7 +194,7 @@ int main(int argc, char **argv)
         waiter(argv[1], shared);
         return 0;
     }
-    releaser(argv[1], shared);
+    releaser(argv[1], argv[2], shared);
     int status = 0;
     waitpid(child, &status, 0);
     return status != 0;

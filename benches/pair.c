@@ -33,25 +33,14 @@ struct own_commands {
     size_t lock_length, unlock_length;
 };
 
-static char *read_file(const char *path)
-{
-    FILE *file = fopen(path, "r");
-    char *text = must_alloc(1, 1 << 14);
-    if (!file || fread(text, 1, (1 << 14) - 1, file) == 0)
-        die("cannot read %s", path);
-    fclose(file);
-    return text;
-}
-
 static struct own_commands *own_commands_open(const char *port, const char *script)
 {
     struct own_commands *c = must_alloc(1, sizeof *c);
-    char sha[41], *text = read_file(script);
+    char sha[41];
     const char *key = "bench:own", *queue = ":dlock:wait:{0}:bench:own", *fence = ":dlock:fence";
     const char *member = VALUE "@3000@:dlock:channel:0f8fad5bd9cb469fa16570867728950e";
     c->bare = bare_open(port);
-    bare_load(c->bare, text, sha);
-    free(text);
+    bare_load_file(c->bare, script, sha);
     const char *multi[] = {"MULTI"}, *set[] = {"SET", key, VALUE, "NX", "PX", LEASE}, *incr[] = {"INCR", fence};
     const char *exec[] = {"EXEC"}, *unlock[] = {"EVALSHA", sha, "3", key, queue, fence, VALUE, member};
     size_t at = resp_command(c->lock, sizeof c->lock, 1, multi);

@@ -10,7 +10,7 @@
 
 #include "client.h"
 
-enum { MOST_ROUNDS = 100, HOT_MS = 5000, MOST_THREADS = 256 };
+enum { MOST_ROUNDS = 100, HOT_MS = 5000, MOST_THREADS = 256, WINDOW = 10000, WARM_UP = 1000, MOST_TURNS = 1 << 20 };
 
 struct worker {
     pthread_t thread;
@@ -18,9 +18,14 @@ struct worker {
     void *state;
     long pairs;
     uint64_t longest_ns;
+    unsigned char index;
 };
 
 static atomic_bool go, stop;
+
+/* Whose turn it was, one by one; written by the holder alone. */
+static unsigned char turn[MOST_TURNS];
+static long turns;
 
 static void dlock_pair(void *state)
 {
@@ -52,6 +57,8 @@ static void *work_hot(void *argument)
         uint64_t before = now_ns();
         must(dlock_lock_acquire(worker->state, &err), &err, "acquire");
         uint64_t waited = now_ns() - before;
+        if (turns < MOST_TURNS)
+            turn[turns++] = worker->index;
         must(dlock_lock_release(worker->state, &err), &err, "release");
         worker->longest_ns = waited > worker->longest_ns ? waited : worker->longest_ns;
         worker->pairs++;
@@ -112,11 +119,28 @@ static void own_locks(dlock_locker *locker, const char *port, int count, int rou
         dlock_lock_free(ours[i].state);
 }
 
+/* How far apart the threads' shares are, most - least, at worst among windows of so many turns past the start; -1: no window. */
+static long share_spread(int count)
+{
+    long worst = -1;
+    for (long first = WARM_UP; first + WINDOW <= turns; first += WINDOW) {
+        long share[MOST_THREADS] = {0}, least = WINDOW, most = 0;
+        for (long i = first; i < first + WINDOW; i++)
+            share[turn[i]]++;
+        for (int i = 0; i < count; i++) {
+            least = share[i] < least ? share[i] : least;
+            most = share[i] > most ? share[i] : most;
+        }
+        worst = most - least > worst ? most - least : worst;
+    }
+    return worst;
+}
+
 static void hot_lock(dlock_locker *locker, int count)
 {
     static struct worker workers[MOST_THREADS];
     for (int i = 0; i < count; i++)
-        workers[i] = (struct worker){.state = open_lock(locker, "hot")};
+        workers[i] = (struct worker){.state = open_lock(locker, "hot"), .index = (unsigned char)i};
     double rate = run(workers, count, work_hot, HOT_MS);
     long least = workers[0].pairs, most = 0;
     uint64_t longest = 0;
@@ -127,7 +151,7 @@ static void hot_lock(dlock_locker *locker, int count)
         dlock_lock_free(workers[i].state);
     }
     printf("per_second %.0f\nlongest_wait_ms %.2f\n", rate, (double)longest / 1e6);
-    printf("least %ld\nmost %ld\n", least, most);
+    printf("least %ld\nmost %ld\nshare_spread %ld\n", least, most, share_spread(count));
 }
 
 int main(int argc, char **argv)

@@ -15,8 +15,10 @@ use crate::store::{Acquisition, Op};
 pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let with_secret = text.replacen('@', ":hunter2@", 1);
-    // Elsewhere what stands before an @ is part of a path or a name.
-    let secret = text.starts_with("redis://") && !text.contains("hunter2");
+    // Elsewhere what stands before an @ is part of a path, a name or a parameter.
+    let authority = text.strip_prefix("redis://").or(text.strip_prefix("rediss://")).unwrap_or_default();
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let secret = authority.contains('@') && !text.contains("hunter2");
     for url in [text, &with_secret] {
         let mut options = Options::new();
         if let Err(error) = options.set_url(url) {
@@ -89,10 +91,12 @@ mod tests {
     const RUNS: usize = 40_000;
 
     /// What the mutations start from.
-    const SEEDS: [&[u8]; 14] = [
+    const SEEDS: [&[u8]; 16] = [
         b"redis://user:pass@host:6379/3",
         b"redis+unix:///tmp/socket?db=1",
         b"memory://name",
+        b"rediss://u:p%40@h:1/2?ca=/a%20b&cert=c&key=k&server_name=s.example",
+        b"redis+unix:///s?user=u&pass=p&client_name=n&keepalive_ms=100",
         b"rediss://[::1]:1/",
         b"\x05groupname of a lock",
         b"6ba7b810-9dad-11d1-80b4-00c04fd430c8:17",

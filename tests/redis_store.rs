@@ -62,7 +62,7 @@ impl Bench {
         let id = RequestId(self.next);
         self.next += 1;
         let request = self.request(who, op);
-        self.connection.push(id, &request);
+        self.connection.push(id, request);
         let mut replies = collect(&mut *self.connection, 1);
         let (answered, reply) = replies.pop().unwrap();
         assert_eq!(answered, id);
@@ -278,7 +278,7 @@ fn a_long_queue_lives_longer() {
     let Reply::Queued { waiters, .. } = b.join(&Who::new("W"), 0) else { panic!() };
     let life = b.life(b.name.waiters());
     assert_eq!(waiters, 2001);
-    assert!((54_000..=56_250).contains(&life), "{life}: 2.5 ms a waiter is less than the least");
+    assert!((54_000..=56_250).contains(&life), "{life}: 3.75 ms a waiter is less than the least");
     let mut command = redis::cmd("ZADD");
     command.arg(b.name.waiters());
     for i in 0..8000 {
@@ -287,7 +287,7 @@ fn a_long_queue_lives_longer() {
     command.query::<()>(&mut b.server.connection()).unwrap();
     assert!(matches!(b.join(&Who::new("W"), 0), Reply::Queued { waiters: 10_002, .. }));
     let life = b.life(b.name.waiters());
-    assert!((73_000..=75_015).contains(&life), "{life}");
+    assert!((110_000..=112_523).contains(&life), "{life}");
 }
 
 fn rand_ish(i: u64) -> u128 {
@@ -342,7 +342,7 @@ fn a_foreign_value_of_any_size_is_just_foreign() {
     let _: () = b.server.cmd(&["SETRANGE", b.name.key(), "3000000", "x"]);
     for i in 0..3 {
         let request = b.request(&a, Op::Inspect);
-        b.connection.push(RequestId(500 + i), &request);
+        b.connection.push(RequestId(500 + i), request);
     }
     let replies = collect(&mut *b.connection, 3);
     assert_eq!(replies.iter().map(|(id, _)| id.0).collect::<Vec<_>>(), [500, 501, 502]);
@@ -594,7 +594,7 @@ fn scripts_forgotten_by_the_server_are_sent_again_inside_the_call() {
     ];
     for (i, (who, op)) in plan.iter().enumerate() {
         let request = b.request(who, *op);
-        b.connection.push(RequestId(100 + i as u64), &request);
+        b.connection.push(RequestId(100 + i as u64), request);
     }
     assert_eq!(b.connection.pending(), (100..105).map(RequestId).collect::<Vec<_>>());
     let mut replies = collect(&mut *b.connection, 5);
@@ -616,7 +616,7 @@ fn many_requests_in_flight_are_answered_in_order_also_where_they_do_not_fit_a_so
     let request = b.request(&a, Op::Inspect);
     const MANY: u64 = 20_000;
     for i in 0..MANY {
-        b.connection.push(RequestId(i), &request);
+        b.connection.push(RequestId(i), request.clone());
     }
     let replies = collect(&mut *b.connection, MANY as usize);
     assert!(
@@ -660,8 +660,8 @@ fn a_connection_that_was_cut_names_what_is_lost() {
     let mut b = Bench::new();
     let request = b.request(&Who::new("A"), Op::Inspect);
     let _: () = b.server.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    b.connection.push(RequestId(1), &request);
-    b.connection.push(RequestId(2), &request);
+    b.connection.push(RequestId(1), request.clone());
+    b.connection.push(RequestId(2), request);
     let (mut replies, deadline) = (Vec::new(), Instant::now() + WAIT);
     let error = loop {
         assert!(Instant::now() < deadline && replies.is_empty());
@@ -680,7 +680,7 @@ fn a_silent_server_is_noticed_after_the_response_timeout() {
     let response_timeout = Duration::from_millis(100);
     let mut connection = RedisStore::new(Config { response_timeout, ..config(b.server.port()) }).connect(0).unwrap();
     let _: () = b.server.cmd(&["CLIENT", "PAUSE", "2000", "ALL"]);
-    connection.push(RequestId(1), &b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
+    connection.push(RequestId(1), b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
     let (mut replies, begin) = (Vec::new(), Instant::now());
     let error = loop {
         if let Err(error) = connection.turn(Duration::from_millis(7), &mut replies) {
@@ -696,7 +696,7 @@ fn a_turn_returns_when_its_wait_is_over() {
     let b = Bench::new();
     let mut connection = b.store.connect(0).unwrap();
     let _: () = b.server.cmd(&["CLIENT", "PAUSE", "1000", "ALL"]);
-    connection.push(RequestId(1), &b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
+    connection.push(RequestId(1), b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
     let mut replies = Vec::new();
     for wait in [0, 3, 15, 30] {
         let begin = Instant::now();
@@ -714,7 +714,7 @@ fn a_unix_socket_and_a_database_serve_as_well() {
     let store = RedisStore::new(Config { address, database: 3, ..config(0) });
     assert_eq!(store.address(), b.server.socket_path().to_str().unwrap());
     let mut connection = store.connect(0).unwrap();
-    connection.push(RequestId(1), &b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
+    connection.push(RequestId(1), b.request(&Who::new("A"), Op::Try { lease_ms: LEASE }));
     assert!(matches!(collect(&mut *connection, 1)[0].1, Reply::Taken { .. }));
     assert_eq!(b.value(), None, "database 0");
     let name: String = b.server.cmd(&["CLIENT", "LIST"]);

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUGS = ROOT / "tests" / "bugs"
 TARGET = ROOT / "target" / "bugs"
-SECONDS = 300
+SECONDS = 600
 
 Bug = namedtuple("Bug", "path what found command")
 

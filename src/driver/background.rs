@@ -113,6 +113,11 @@ impl Background<'_> {
         if let Some(look) = &self.keep_alive {
             until = until.min(look.next);
         }
+        if guard.used
+            && let Some(after) = guard.engine.confirms_after()
+        {
+            until = until.min(now + after); // nor each hand-off among this process's calls, for its confirmation
+        }
         if self.fds.len() > outstanding || guard.submitted {
             until = until.min(now + OUTSTANDING_US);
         }

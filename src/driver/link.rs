@@ -5,12 +5,12 @@ use std::os::fd::RawFd;
 
 use super::signal::Watch;
 use super::slot::{Callers, Slot};
-use crate::store::{Connection, Request, RequestId};
+use crate::store::{Connection, Reply, Request, RequestId};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Room for so many requests is kept; what a crowd needed besides, once, is given back.
-const INBOX_KEPT: usize = 1_024;
+/// Room for so many requests and replies is kept; what a crowd needed besides, once, is given back.
+const ROOM_KEPT: usize = 1_024;
 
 /// A connection, driven by at most one thread at a time.
 pub struct Link {
@@ -28,6 +28,8 @@ struct State {
     connection: Option<Box<dyn Connection>>,
     /// Requests that the next turn sends.
     inbox: Vec<(RequestId, Request)>,
+    /// Empty: room for the replies that a turn brings, kept here between turns.
+    replies: Vec<(RequestId, Reply)>,
     /// Calls that wait for a reply on this link and could drive it.
     callers: Callers,
 }
@@ -85,6 +87,12 @@ impl Link {
         self.state().connection.is_some()
     }
 
+    /// Is something to be done on it, and nobody drives it?
+    pub fn is_left(&self) -> bool {
+        let state = self.state();
+        state.connection.as_ref().is_some_and(|connection| !state.inbox.is_empty() || !connection.is_idle())
+    }
+
     /// How many requests have no reply yet.
     pub fn crowd(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)
@@ -131,18 +139,27 @@ impl Link {
         if std::mem::take(&mut self.state().used) { None } else { self.take_idle() }
     }
 
-    /// Moves what was submitted into the connection.
-    pub fn load(&self, connection: &mut dyn Connection) {
+    /// Moves what was submitted into the connection. Returns the room for the replies, to be given back with it.
+    pub fn load(&self, connection: &mut dyn Connection) -> Vec<(RequestId, Reply)> {
         let mut state = self.state();
         for (id, request) in state.inbox.drain(..) {
-            connection.push(id, &request);
+            connection.push(id, request);
         }
-        state.inbox.shrink_to(INBOX_KEPT);
+        state.inbox.shrink_to(ROOM_KEPT);
+        std::mem::take(&mut state.replies)
     }
 
-    /// The driver stops, or (`stay`) stops only if there is nothing to do.
-    pub fn give_back(&self, connection: Box<dyn Connection>, stay: bool) -> Handover {
+    /// The driver stops, or (`stay`) stops only if there is nothing to do. `replies` are those of the turn, all taken.
+    pub fn give_back(
+        &self,
+        connection: Box<dyn Connection>,
+        mut replies: Vec<(RequestId, Reply)>,
+        stay: bool,
+    ) -> Handover {
+        replies.clear();
+        replies.shrink_to(ROOM_KEPT);
         let mut state = self.state();
+        state.replies = replies;
         let idle = state.inbox.is_empty() && connection.is_idle();
         if idle {
             state.connection = Some(connection);

@@ -31,7 +31,7 @@ use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::queue::{Event, EventKind, Mailbox};
-use crate::store::{Connection, ErrorClass, Reply, RequestId, Store, Unreachable};
+use crate::store::{Connection, ErrorClass, Op, Reply, RequestId, Store, Unreachable};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 #[cfg(all(test, feature = "shuttle"))]
 use crate::sync::system::Thread;
@@ -40,8 +40,9 @@ use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, We
 /// Command links of one locker; the second and the third are connected when requests crowd on those that are there. (Measured:
 /// more links serve 8 threads better, fewer serve 64 better, since their requests then go out in larger batches.)
 const COMMAND_LINKS: usize = 3;
-/// With more requests than that on every link, one more link is connected.
-const CROWD: usize = 2;
+/// With more requests than that on every link, one more link is connected: two threads that shared one would do half of what
+/// they do on two (measured), since each would wait for the turn of the other.
+const CROWD: usize = 1;
 /// The renewals' link, after the command links.
 const RENEWAL: usize = COMMAND_LINKS;
 /// After a failure to connect a link that could be done without.
@@ -78,6 +79,17 @@ struct Guarded {
     /// Does anybody wait until the engine is drained?
     closing: bool,
     mailboxes: Vec<Weak<Mailbox>>,
+    /// One that a call has left behind, as new: most calls need no further.
+    spare_slot: Option<Arc<Slot>>,
+}
+
+/// What became of the requests among the actions.
+#[derive(Default)]
+struct Sent {
+    /// The link that they were put on and nobody drives.
+    undriven: Option<usize>,
+    /// Their link was down.
+    refused: Vec<RequestId>,
 }
 
 /// One locker's machinery; its locks and queues share it.
@@ -124,6 +136,7 @@ impl Driver {
                 submitted: false,
                 closing: false,
                 mailboxes: Vec::new(),
+                spare_slot: None,
             }),
             drained: Condvar::new(),
             links: std::array::from_fn(|_| Link::new()),
@@ -195,13 +208,17 @@ impl Driver {
 
     /// Carries out what the engine wants done, outside its mutex. Returns the link that requests were put on.
     fn carry_out(self: &Arc<Self>, mut guard: MutexGuard<'_, Guarded>, prefer: Option<usize>) -> Option<usize> {
-        let mut actions = Vec::new();
-        guard.engine.take_actions(&mut actions);
+        // There is hardly ever more than one: that one needs no room of its own.
+        let first = guard.engine.next_action();
+        let mut others = Vec::new();
+        while let Some(action) = guard.engine.next_action() {
+            others.push(action);
+        }
         if guard.closing && guard.engine.is_drained() {
             self.drained.notify_all();
         }
         drop(guard);
-        if actions.is_empty() { None } else { self.perform(actions, prefer) }
+        first.and_then(|first| self.perform(first, others, prefer))
     }
 
     /// Tells the engine something about its links; what that sends or sets is the background thread's to see to.
@@ -375,59 +392,66 @@ impl Driver {
     // --- carrying out ---
 
     /// Carries out actions. Returns the link that requests were put on and nobody drives.
-    fn perform(self: &Arc<Self>, actions: Vec<Action<Tag>>, prefer: Option<usize>) -> Option<usize> {
-        let mut undriven = None;
-        let mut refused: Vec<RequestId> = Vec::new();
-        let mut todo = actions;
+    fn perform(self: &Arc<Self>, first: Action<Tag>, others: Vec<Action<Tag>>, prefer: Option<usize>) -> Option<usize> {
+        let mut sent = Sent::default();
+        self.act(first, prefer, &mut sent);
+        let mut todo = others;
         loop {
             for action in todo.drain(..) {
-                match action {
-                    Action::Send { lane, id, request } => {
-                        let index = self.choose(lane, prefer);
-                        match self.links[index].submit(id, request) {
-                            // Renewals are the background thread's, as is all that the calling thread won't drive.
-                            Ok(Submitted::Undriven) if index == RENEWAL || undriven.is_some_and(|u| u != index) => {
-                                self.ensure_background();
-                            }
-                            Ok(Submitted::Undriven) => undriven = Some(index),
-                            Ok(Submitted::Driven) => {
-                                self.widen(index);
-                                undriven = undriven.or(Some(index));
-                            }
-                            Err(id) => refused.push(id),
-                        }
-                    }
-                    Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
-                    Action::Lost { tag, token, error } => {
-                        if let Tag::Queue(mailbox, user_data, handle) = tag {
-                            let kind = EventKind::Lost;
-                            let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
-                            mailbox.post(handle, event);
-                        }
-                    }
-                    Action::Connect => self.connect_in_background(0),
-                    Action::Subscribe => self.subscribe_in_background(),
-                    Action::Ping(number) => {
-                        if !self.feed.ping(number) {
-                            self.ensure_background();
-                        }
-                    }
-                    Action::DropSubscription => self.feed.end(),
-                }
+                self.act(action, prefer, &mut sent);
             }
-            if refused.is_empty() {
-                return undriven;
+            if sent.refused.is_empty() {
+                return sent.undriven;
             }
             let Ok(mut guard) = self.lock() else { return None };
             if !self.is_any_up() {
                 guard.engine.link_down(now(), "the connection ended");
             }
-            guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut refused), "the connection ended");
+            guard.engine.lost(now(), Lane::Command, &std::mem::take(&mut sent.refused), "the connection ended");
             guard.engine.take_actions(&mut todo);
         }
     }
 
-    /// A link for a request: the preferred one, a free one, or the first.
+    fn act(self: &Arc<Self>, action: Action<Tag>, prefer: Option<usize>, sent: &mut Sent) {
+        match action {
+            Action::Send { lane, id, request } => {
+                // Who asks first is to be first in the queue: joins go out in order, on one link. (One that a link's driver
+                // sends has a place already.)
+                let joins = matches!(request.op, Op::Join { queue: true, .. });
+                let index = self.choose(lane, prefer.or(joins.then_some(0)));
+                match self.links[index].submit(id, request) {
+                    // Renewals are the background thread's, as is all that the calling thread won't drive.
+                    Ok(Submitted::Undriven) if index == RENEWAL || sent.undriven.is_some_and(|u| u != index) => {
+                        self.ensure_background();
+                    }
+                    Ok(Submitted::Undriven) => sent.undriven = Some(index),
+                    Ok(Submitted::Driven) => {
+                        self.widen(index);
+                        sent.undriven = sent.undriven.or(Some(index));
+                    }
+                    Err(id) => sent.refused.push(id),
+                }
+            }
+            Action::Complete { tag, operation, result } => self.complete(tag, operation, result),
+            Action::Lost { tag, token, error } => {
+                if let Tag::Queue(mailbox, user_data, handle) = tag {
+                    let kind = EventKind::Lost;
+                    let event = Event { user_data, kind, error: Some(error), flag: false, token, owner: None };
+                    mailbox.post(handle, event);
+                }
+            }
+            Action::Connect => self.connect_in_background(0),
+            Action::Subscribe => self.subscribe_in_background(),
+            Action::Ping(number) => {
+                if !self.feed.ping(number) {
+                    self.ensure_background();
+                }
+            }
+            Action::DropSubscription => self.feed.end(),
+        }
+    }
+
+    /// A link for a request: the preferred one, a free one (joins have the first), or the one with the smallest crowd.
     fn choose(self: &Arc<Self>, lane: Lane, prefer: Option<usize>) -> usize {
         if lane == Lane::Renewal {
             if self.links[RENEWAL].is_up() {
@@ -439,7 +463,7 @@ impl Driver {
             return index;
         }
         let commands = &self.links[..COMMAND_LINKS];
-        if let Some(index) = commands.iter().position(Link::is_free) {
+        if let Some(index) = commands.iter().rposition(Link::is_free) {
             return index;
         }
         // All are driven: join the smallest crowd.
@@ -485,10 +509,9 @@ impl Driver {
     ) -> bool {
         let link = &self.links[index];
         let mut connection = connection;
-        let mut replies = Vec::new();
         let _watched = Watched { driver: self, index };
         loop {
-            link.load(&mut *connection);
+            let mut replies = link.load(&mut *connection);
             let waits = slot.is_some_and(|slot| !slot.is_done());
             let wait = if waits { turn_length(due) } else { 0 };
             let turned = connection.turn(Duration::from_micros(wait), &mut replies);
@@ -499,7 +522,7 @@ impl Driver {
                 return false;
             }
             let stay = slot.map_or(came, |slot| !slot.is_done());
-            match link.give_back(connection, stay) {
+            match link.give_back(connection, replies, stay) {
                 Handover::More(back) => connection = back,
                 Handover::Idle | Handover::Passed => break,
                 Handover::Orphaned => return true,
@@ -590,16 +613,19 @@ impl Driver {
 
     /// Runs an operation to its end on the calling thread.
     pub fn call(self: &Arc<Self>, handle: HandleId, operation: Operation) -> Result<Answer> {
-        let slot = Arc::new(Slot::default());
+        let mut guard = self.lock()?;
+        guard.used = true;
+        let mut slot = guard.spare_slot.take().unwrap_or_default();
         let tag = Tag::Slot(Arc::clone(&slot));
-        let (started, link) = self.tell(None, |engine, now| engine.start(now, handle, operation, tag))?;
+        let started = guard.engine.start(now(), handle, operation, tag);
+        let link = self.carry_out(guard, None);
         started?;
         let due = if let Operation::Acquire { deadline } = operation { deadline } else { None };
         loop {
             if let Some(index) = link {
                 if slot.is_done() {
                     // Another drove, or the answer needed no round trip; what else was sent is then left to the background thread.
-                    if self.links[index].is_free() {
+                    if self.links[index].is_left() {
                         self.ensure_background();
                     }
                 } else if let Some(connection) = self.links[index].take(Some(&slot))
@@ -609,7 +635,6 @@ impl Driver {
                 }
             }
             if slot.is_done() {
-                self.look_after()?;
                 break;
             }
             self.look_after()?;
@@ -625,10 +650,19 @@ impl Driver {
                 drop(self.lock()?); // a defect elsewhere must not leave this call waiting
             }
         }
-        if slot.was_asked() {
-            self.ensure_background(); // somebody counted on this thread to drive
+        let (answer, asked) = slot.end();
+        let mut guard = self.lock()?;
+        // Timers are left to the background thread now, and so is what somebody counted on this thread for.
+        let needs_background = asked || self.needs_background(&guard, None);
+        if let Some(unshared) = Arc::get_mut(&mut slot) {
+            *unshared = Slot::default();
+            guard.spare_slot = Some(slot);
         }
-        slot.take().unwrap_or_else(|| Err(damaged()))
+        drop(guard);
+        if needs_background {
+            self.ensure_background();
+        }
+        answer.unwrap_or_else(|| Err(damaged()))
     }
 
     /// Reads the subscription for as long as this call waits for a message and is asked for nothing else.

@@ -6,18 +6,20 @@ use std::time::Duration;
 use super::signal::Signal;
 use crate::engine::Answer;
 use crate::error::Result;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// One blocking call.
 #[derive(Default)]
 pub struct Slot {
+    /// Set under the mutex, behind the answer; who only asks for it takes no mutex.
+    done: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    done: bool,
     answer: Option<Result<Answer>>,
     /// Its link has no driver any more: the waiting thread is asked to drive.
     drive: bool,
@@ -29,6 +31,12 @@ struct State {
     polls: Option<Arc<Signal>>,
 }
 
+impl State {
+    fn is_asked(&self) -> bool {
+        self.drive || self.read
+    }
+}
+
 impl Slot {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -36,16 +44,19 @@ impl Slot {
 
     pub fn complete(&self, answer: Result<Answer>) {
         let mut state = self.state();
-        (state.done, state.answer) = (true, Some(answer));
+        state.answer = Some(answer);
+        self.done.store(true, Ordering::Release);
         self.rouse(state);
     }
 
     pub fn is_done(&self) -> bool {
-        self.state().done
+        self.done.load(Ordering::Acquire)
     }
 
-    pub fn take(&self) -> Option<Result<Answer>> {
-        self.state().answer.take()
+    /// The answer, and whether this thread was asked for anything that it has not begun.
+    pub fn end(&self) -> (Option<Result<Answer>>, bool) {
+        let mut state = self.state();
+        (state.answer.take(), state.is_asked())
     }
 
     /// False: its call is over, and nobody would drive.
@@ -60,7 +71,7 @@ impl Slot {
 
     fn ask(&self, what: impl FnOnce(&mut State)) -> bool {
         let mut state = self.state();
-        if state.done {
+        if self.is_done() {
             return false;
         }
         what(&mut state);
@@ -71,12 +82,6 @@ impl Slot {
     /// The thread does not wait for messages. True: it was asked to read them, and another must.
     pub fn declines_to_read(&self) -> bool {
         std::mem::take(&mut self.state().read)
-    }
-
-    /// Was this thread asked for anything that it has not begun?
-    pub fn was_asked(&self) -> bool {
-        let state = self.state();
-        state.drive || state.read
     }
 
     /// The thread now reads the subscription, or sees that another does.
@@ -97,7 +102,7 @@ impl Slot {
     /// The thread goes to poll, with `signal`. False: there is something to do first.
     pub fn begin_poll(&self, signal: &Arc<Signal>) -> bool {
         let mut state = self.state();
-        let idle = !state.done && !state.drive && !state.read;
+        let idle = !self.is_done() && !state.is_asked();
         if idle {
             state.polls = Some(Arc::clone(signal));
         }
@@ -110,13 +115,13 @@ impl Slot {
 
     /// Waits for the answer, or to be asked for something, at most that long. False: neither came.
     pub fn wait(&self, limit: Duration) -> bool {
-        let waits = |state: &mut State| !state.done && !state.drive && !state.read;
+        let waits = |state: &mut State| !self.is_done() && !state.is_asked();
         let mut state = self.state();
         state.asleep = true;
         let waited = self.changed.wait_timeout_while(state, limit, waits);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.asleep = false;
-        let came = state.done || state.drive || state.read;
+        let came = self.is_done() || state.is_asked();
         state.drive = false;
         came
     }

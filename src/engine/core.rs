@@ -16,8 +16,11 @@ const RECONNECT_MIN_US: Time = 10_000;
 const RECONNECT_MAX_US: Time = 500_000;
 /// Where queueing is impossible, waiters ask every 50 to 100 ms.
 const POLL_US: Time = 50_000;
-/// Those who wait for one lock, or poll in one locker, ask on average at most once in this time (rule 6).
-const SPREAD_US: Time = 2_000;
+/// Those who wait for one lock ask on average at most once in this time (rule 6). Over any half minute it is at most 500
+/// times a second, also soon after they have joined, when the early ones still reckon with a short queue.
+const SPREAD_US: Time = 3_000;
+/// Those who poll in one locker, likewise.
+const POLL_SPREAD_US: Time = 2_000;
 
 /// Before a request is repeated that the server refused for a passing reason.
 pub(super) const RETRY_US: Time = 50_000;
@@ -78,7 +81,7 @@ pub(super) enum Subscription {
 pub(super) struct Core<T> {
     pub config: Config,
     pub seat: Seat,
-    pub out: Vec<Action<T>>,
+    pub out: VecDeque<Action<T>>,
     pub internal: VecDeque<Internal>,
     pub jobs: Map<Job<T>>,
     pub next_job: u64,
@@ -117,7 +120,7 @@ impl<T: Clone> Core<T> {
             seat,
             random: config.seed,
             config,
-            out: Vec::new(),
+            out: VecDeque::new(),
             internal: VecDeque::new(),
             jobs: Map::default(),
             next_job: 1,
@@ -156,7 +159,7 @@ impl<T: Clone> Core<T> {
         let id = RequestId(self.next_request);
         self.next_request += 1;
         self.requests.insert(id.0, Pending { who, sent_at: now, request: request.clone() });
-        self.out.push(Action::Send { lane, id, request });
+        self.out.push_back(Action::Send { lane, id, request });
         id
     }
 
@@ -276,6 +279,11 @@ impl<T: Clone> Core<T> {
         self.seat.claim_ms * 1_000
     }
 
+    /// When the first renewal after a hand-off is due, which confirms the claim.
+    pub fn confirm_after(&self) -> Time {
+        self.claim_us() / 12
+    }
+
     /// Does anybody need messages, or would, if they came?
     fn listens(&self) -> bool {
         self.waiting + self.polling > 0
@@ -308,7 +316,7 @@ impl<T: Clone> Core<T> {
             && again_at <= now
         {
             self.link = Link::Connecting;
-            self.out.push(Action::Connect);
+            self.out.push_back(Action::Connect);
         }
         if !self.listens() {
             self.pings.clear();
@@ -319,18 +327,18 @@ impl<T: Clone> Core<T> {
             && !planted(Bug::SilenceNotNoticed)
         {
             self.unsubscribed(now);
-            self.out.push(Action::DropSubscription);
+            self.out.push_back(Action::DropSubscription);
         }
         match self.subscription {
             Subscription::Up if self.waiting > 0 && self.ping_at <= now => {
                 self.pings.push_back((self.next_ping, now));
-                self.out.push(Action::Ping(self.next_ping));
+                self.out.push_back(Action::Ping(self.next_ping));
                 self.next_ping += 1;
                 self.ping_at = now + self.claim_us() / 4;
             }
             Subscription::Down | Subscription::Refused if self.subscribe_at <= now => {
                 self.subscription = Subscription::Asked { refused: self.subscription == Subscription::Refused };
-                self.out.push(Action::Subscribe);
+                self.out.push_back(Action::Subscribe);
             }
             _ => {}
         }
@@ -381,7 +389,7 @@ impl<T: Clone> Core<T> {
 
     /// When a waiter that cannot queue asks next.
     pub fn poll_at(&mut self, now: Time) -> Time {
-        now + (POLL_US + self.random(POLL_US)).max(self.polling as Time * SPREAD_US)
+        now + (POLL_US + self.random(POLL_US)).max(self.polling as Time * POLL_SPREAD_US)
     }
 
     /// When a queued waiter asks next without having been told anything: when the holder's lease is over, at most some
@@ -398,6 +406,6 @@ impl<T: Clone> Core<T> {
 
 /// A waiter asks at least this often where few wait,
 const RECHECK_MAX_US: Time = 5_000_000;
-/// and this often where many wait in this locker, on whatever locks (a queue's life in `join.lua` is at least three
-/// times that and its jitter).
+/// and this often where many wait in this locker, on whatever locks. (A queue's life in `join.lua` is three times the
+/// longest pause that comes of this and of `SPREAD_US`.)
 const RECHECK_CROWD_US: Time = 15_000_000;

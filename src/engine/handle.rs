@@ -22,7 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, RETRY_US, Who};
-use super::job::leaves_something;
+use super::job::{leaves_something, may_leave_something};
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::planted::{Bug, planted};
@@ -34,6 +34,9 @@ use crate::store::{
 const GRACE_US: Time = 40_000;
 /// After this many answers in a row that came when their lease was over, a call fails.
 const LATE_MAX: u32 = 5;
+
+/// Renewals go out at so many instants of a lease, and not each at its own: a hundred thousand in batches of some hundred.
+const RENEWAL_INSTANTS: Time = 2_000;
 
 /// How long a lease certainly lasts, from before the sending of the request that set it (rule 2).
 pub(super) fn validity_us(lease_ms: u64) -> Time {
@@ -116,7 +119,8 @@ pub(super) struct Handle<T> {
     exposed: bool,
     /// Join again as soon as the reply in flight is there: a hand-off came too late to be used.
     rejoin: bool,
-    place: u64,
+    /// Drawn by the attempt's try, or told by its first join; 0: not yet.
+    pub place: u64,
     late: u32,
     token: u64,
     lease_ms: u64,
@@ -378,7 +382,11 @@ impl<T: Clone> Handle<T> {
     fn renew_next(&self, core: &Core<T>, sent_at: Time) -> Time {
         match (self.unconfirmed, core.config.auto_renew) {
             (true, _) => sent_at + self.seat.claim_ms * 1_000 / 3,
-            (false, true) => sent_at + self.lease_ms * 1_000 / 3,
+            (false, true) => {
+                let lease_us = self.lease_ms * 1_000;
+                let at = sent_at + lease_us / 3;
+                at - at % (lease_us / RENEWAL_INSTANTS).max(1)
+            }
             (false, false) => Time::MAX,
         }
     }
@@ -411,12 +419,8 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            if current && matches!(self.phase, Phase::Releasing { .. }) {
-                // It may have run before the release or after it: given up behind the release, never beside it, or the
-                // release would be told that somebody else holds the lock.
-                self.exposed |= leaves_something(&reply);
-            } else if !current || self.phase == Phase::Idle {
-                core.stray(now, &pending.request, &reply); // rule 4
+            if leaves_something(&reply) {
+                self.left_behind(core, now, &pending.request);
             }
             return;
         };
@@ -654,12 +658,7 @@ impl<T: Clone> Handle<T> {
 
     pub fn on_lost(&mut self, core: &mut Core<T>, now: Time, id: RequestId, pending: &Pending) {
         if self.request != Some(id) {
-            let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
-            let wanted = self.unconfirmed || core.config.auto_renew;
-            if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
-                self.renew_at = now;
-            }
-            return;
+            return self.on_other_lost(core, now, pending);
         }
         self.request = None;
         // A call that waits in the queue counts the time for reconnecting anew with each loss.
@@ -687,11 +686,36 @@ impl<T: Clone> Handle<T> {
         }
     }
 
+    /// Lost is a request that nobody of this handle waits for; see [`Self::on_other_reply`].
+    fn on_other_lost(&mut self, core: &mut Core<T>, now: Time, pending: &Pending) {
+        if may_leave_something(pending.request.op) {
+            return self.left_behind(core, now, &pending.request);
+        }
+        let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
+        let wanted = self.unconfirmed || core.config.auto_renew;
+        if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
+            self.renew_at = now;
+        }
+    }
+
+    /// A request that nobody of this handle waits for has taken or queued this or an earlier attempt, or may have: given up
+    /// if that attempt is over (rule 4).
+    fn left_behind(&mut self, core: &mut Core<T>, now: Time, request: &Request) {
+        let current = request.acquisition.attempt == self.attempt;
+        if current && matches!(self.phase, Phase::Releasing { .. }) {
+            // It may have run before the release or after it: given up behind the release, never beside it, or the release
+            // would be told that somebody else holds the lock.
+            self.exposed = true;
+        } else if !current || self.phase == Phase::Idle {
+            core.give_up(now, request);
+        }
+    }
+
     /// The lock is no longer this handle's.
     fn lose(&mut self, core: &mut Core<T>, now: Time, why: &str) {
         let error = self.lost_error(why);
         if let Some(tag) = self.watch.as_ref().filter(|_| !planted(Bug::LossNotTold)) {
-            core.out.push(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
+            core.out.push_back(Action::Lost { tag: tag.clone(), token: self.token, error: error.clone() });
         }
         // A marked member is removed. A key that is still there is left to its lease: the holder's caller may not have
         // noticed yet, and a shortening `extend` never shortens the key (rule 2).
@@ -734,7 +758,7 @@ impl<T: Clone> Handle<T> {
         self.request = None; // a re-check in flight: its reply is not waited for
         self.unconfirmed = true;
         // The first renewal confirms the claim, also where renewal is off; a release before it makes it unnecessary.
-        let confirm_at = if planted(Bug::ClaimNotConfirmed) { Time::MAX } else { now + claim_us / 12 };
+        let confirm_at = if planted(Bug::ClaimNotConfirmed) { Time::MAX } else { now + core.confirm_after() };
         self.hold(core, token, valid_until, confirm_at);
         true
     }
@@ -890,7 +914,7 @@ impl<T: Clone> Handle<T> {
 
     fn finish(&mut self, core: &mut Core<T>, result: Result<Answer>) {
         if let Some(call) = self.call.take() {
-            core.out.push(Action::Complete { tag: call.tag, operation: call.operation, result });
+            core.out.push_back(Action::Complete { tag: call.tag, operation: call.operation, result });
         }
     }
 

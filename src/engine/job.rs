@@ -51,8 +51,21 @@ impl<T: Clone> Core<T> {
     /// A late reply for an attempt that is over: what it says to have done is undone (rule 4).
     pub fn stray(&mut self, now: Time, request: &Request, reply: &Reply) {
         if leaves_something(reply) {
-            self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
+            self.give_up(now, request);
         }
+    }
+
+    /// The same where no reply will come: the request may have run all the same, after all that this attempt asked for on
+    /// other connections.
+    pub fn stray_lost(&mut self, now: Time, request: &Request) {
+        if may_leave_something(request.op) {
+            self.give_up(now, request);
+        }
+    }
+
+    /// Undoes what the request did.
+    pub fn give_up(&mut self, now: Time, request: &Request) {
+        self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
     }
 
     pub fn deliver_later(&mut self, name: &Name, hand_off: HandOff, base: Time) {
@@ -123,7 +136,7 @@ impl<T: Clone> Core<T> {
         self.set_timer(job.due, Time::MAX, Due::Job(id));
         self.needing -= usize::from(job.needing);
         if let (Some((operation, tag)), Some(result)) = (job.asked, result) {
-            self.out.push(Action::Complete { tag, operation, result });
+            self.out.push_back(Action::Complete { tag, operation, result });
         }
     }
 
@@ -226,6 +239,11 @@ impl<T: Clone> Core<T> {
 /// Does the reply say that the attempt is now on the server, as holder or waiter?
 pub(super) fn leaves_something(reply: &Reply) -> bool {
     matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
+}
+
+/// May a request of this kind have put its attempt on the server?
+pub(super) fn may_leave_something(op: Op) -> bool {
+    !matches!(op, Op::Renew { .. } | Op::Release { .. })
 }
 
 fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Answer> {

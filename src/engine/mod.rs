@@ -257,12 +257,13 @@ impl<T: Clone> Engine<T> {
             let Some(pending) = self.core.take_request(id) else { continue };
             match pending.who {
                 Who::Job(job) => self.core.job_lost(now, job, &pending),
-                Who::Handle(handle) => {
-                    if let Some(h) = self.handles.get_mut(&handle.0) {
+                Who::Handle(handle) => match self.handles.get_mut(&handle.0) {
+                    Some(h) => {
                         h.on_lost(&mut self.core, now, id, &pending);
                         h.arm(&mut self.core);
                     }
-                }
+                    None => self.core.stray_lost(now, &pending.request),
+                },
             }
         }
         if lane == Lane::Command {
@@ -309,7 +310,10 @@ impl<T: Clone> Engine<T> {
     /// The subscription is confirmed; `asked_at` is from before its request was sent.
     pub fn subscribed(&mut self, now: Time, asked_at: Time) {
         self.core.subscribed(now, asked_at);
-        for handle in self.handles.values_mut() {
+        // In the order in which they came, as far as it is known: a release may run between two joins.
+        let mut handles: Vec<_> = self.handles.values_mut().collect();
+        handles.sort_by_cached_key(|handle| (handle.place == 0, handle.place));
+        for handle in handles {
             handle.on_subscribed(&mut self.core, now);
             handle.arm(&mut self.core);
         }
@@ -363,6 +367,11 @@ impl<T: Clone> Engine<T> {
         self.core.held > 0
     }
 
+    /// How soon after a hand-off its confirmation is due, where one may come.
+    pub fn confirms_after(&self) -> Option<Time> {
+        (self.core.waiting > 0).then(|| self.core.confirm_after())
+    }
+
     /// Does this handle wait for a message?
     pub fn awaits_message(&self, id: HandleId) -> bool {
         self.handles.get(&id.0).is_some_and(|handle| handle.awaits_message())
@@ -385,7 +394,12 @@ impl<T: Clone> Engine<T> {
 
     /// What is to be done, in order. Must be carried out before the engine is told anything that happened later.
     pub fn take_actions(&mut self, into: &mut Vec<Action<T>>) {
-        into.append(&mut self.core.out);
+        into.extend(self.core.out.drain(..));
+    }
+
+    /// The first of it.
+    pub fn next_action(&mut self) -> Option<Action<T>> {
+        self.core.out.pop_front()
     }
 
     /// Every operation in progress, to be answered by the runner itself: for a runner that must give up.
@@ -484,7 +498,8 @@ fn closed() -> Error {
 /// A map keyed by numbers that this engine counts up itself.
 pub(crate) type Map<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
 
-/// Spreads consecutive numbers; they are never chosen by anybody else.
+/// Spreads numbers, which are never chosen by anybody else, but leaves 64 consecutive ones side by side: what was made one
+/// after the other is often wanted one after the other, as a hundred thousand handles are for their renewals.
 #[derive(Default)]
 pub(crate) struct IdHasher(u64);
 
@@ -496,6 +511,7 @@ impl Hasher for IdHasher {
         unreachable!("only numbers are hashed")
     }
     fn write_u64(&mut self, n: u64) {
-        self.0 = n.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        let block = (n >> 6).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        self.0 = (block << 6 | n & 63) ^ (n << 57); // the map tells neighbours apart by the highest bits
     }
 }

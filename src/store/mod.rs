@@ -224,7 +224,7 @@ pub trait Store: Send + Sync {
 /// One ordered stream of requests and replies. Whoever owns it drives it.
 pub trait Connection: Send {
     /// Takes a request. Nothing is sent before the next [`turn`](Connection::turn).
-    fn push(&mut self, id: RequestId, request: &Request);
+    fn push(&mut self, id: RequestId, request: Request);
     /// Writes what was pushed, then appends the replies that have come to `replies`; where none has, waits up to
     /// `wait` for the first. `Err`: the connection is dead, and what [`pending`](Connection::pending) names was lost.
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable>;

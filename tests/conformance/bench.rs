@@ -73,7 +73,7 @@ impl Bench {
         let first = self.last + 1;
         for request in requests {
             self.last += 1;
-            self.connection.push(RequestId(self.last), request);
+            self.connection.push(RequestId(self.last), request.clone());
         }
         assert_eq!(self.connection.pending(), (first..=self.last).map(RequestId).collect::<Vec<_>>());
         let (mut replies, begun) = (Vec::new(), Instant::now());

@@ -17,7 +17,7 @@ use super::world::{Event, Phase, World};
 
 pub type Pid = usize;
 
-/// Command links, and the renewals' link after them, as in the driver.
+/// Command links, and the renewals' link after them. The driver has more: two are enough to change the order of requests.
 const COMMAND_LINKS: usize = 2;
 const RENEWAL: usize = COMMAND_LINKS;
 /// So many actions without time passing are taken for a loop without end.

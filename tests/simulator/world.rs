@@ -32,6 +32,8 @@ const CLOCK_AT_0: Time = 100_000 * SECOND;
 const SETTLE_US: Time = 16 * SECOND;
 /// In calm, a lock that somebody waits for is without a holder at most so long.
 const UNHELD_MAX_US: Time = 300 * MS;
+/// Nobody tells waiters that a lease has run out, as a ghost's does: they ask up to a quarter of their longest pause later.
+const PAST_A_LEASE_US: Time = 1_250 * MS;
 /// In calm, a waiter whose attempt is over stays in a queue at most so long (invariant 8).
 const LEFT_MAX_US: Time = 150 * MS;
 /// After the calm, every waiter is served within that time.
@@ -495,12 +497,13 @@ impl World {
     fn probe(&mut self) {
         for lock in 0..self.names.len() {
             let waited_for = self.processes.iter().any(|process| process.waits_for(lock));
-            let held =
-                self.history.valid(self.now, &lock).next().is_some() || self.is_haunted(lock) || self.is_foreign(lock);
+            let held = self.history.valid(self.now, &lock).next().is_some() || self.is_foreign(lock);
             let since = *self.unheld_since[lock].get_or_insert(self.now);
             if held || !waited_for {
                 self.unheld_since[lock] = None;
-            } else if self.now - since > UNHELD_MAX_US {
+            } else if self.is_haunted(lock) {
+                self.unheld_since[lock] = Some(self.now + PAST_A_LEASE_US);
+            } else if self.now.saturating_sub(since) > UNHELD_MAX_US {
                 let holder = self.server.holder(self.server_now(), self.names[lock].key());
                 let queue = self.server.queue(self.server_now(), self.names[lock].waiters());
                 let what = format!(

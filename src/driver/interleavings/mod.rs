@@ -24,6 +24,8 @@ use crate::sync::thread::{Builder, JoinHandle};
 
 /// More steps than this are a loop without end.
 const STEPS_MAX: usize = 200_000;
+/// Priorities of threads that have not lost theirs yet begin here.
+const LOWEST: u64 = 1 << 32;
 
 /// Does the clock stand still, so that nothing may need it?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,11 +89,21 @@ struct Explorer {
     /// How rarely something is done that is not the style's usual.
     rarely: u64,
     priorities: BTreeMap<usize, u64>,
+    /// The next priority of who loses his: below all others, or one whose turn it was once could be passed over for good.
+    lowest: u64,
 }
 
 impl Explorer {
     fn new(first: u64, seeds: u64) -> Self {
-        Explorer { next: first, end: first + seeds, rng: Rng(0), style: 0, rarely: 2, priorities: BTreeMap::new() }
+        Explorer {
+            next: first,
+            end: first + seeds,
+            rng: Rng(0),
+            style: 0,
+            rarely: 2,
+            priorities: BTreeMap::new(),
+            lowest: LOWEST,
+        }
     }
 }
 
@@ -107,6 +119,7 @@ impl Scheduler for Explorer {
         self.style = seed % 3;
         self.rarely = 2 << self.rng.below(6);
         self.priorities.clear();
+        self.lowest = LOWEST;
         World::end(); // what an execution left that was ended
         Some(Schedule::new(seed))
     }
@@ -124,11 +137,11 @@ impl Scheduler for Explorer {
             1 => current.filter(|current| tasks.contains(current)).unwrap_or(any),
             _ => {
                 if let Some(current) = current.filter(|_| yields || self.rng.below(8 * self.rarely) == 0) {
-                    let low = self.rng.below(1 << 20);
-                    self.priorities.insert(current.into(), low);
+                    self.lowest -= 1;
+                    self.priorities.insert(current.into(), self.lowest);
                 }
                 let mut priority = |id: &TaskId| {
-                    let random = (1 << 20) + self.rng.below(1 << 40);
+                    let random = LOWEST + self.rng.below(1 << 40);
                     *self.priorities.entry((*id).into()).or_insert(random)
                 };
                 tasks.into_iter().max_by_key(|id| priority(id)).unwrap_or(any)

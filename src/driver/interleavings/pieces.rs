@@ -19,14 +19,14 @@ use crate::store::{
     Acquisition, Connection, Name, Op, Push, Reply, Request, RequestId, Seat, Subscription, Unreachable,
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::system::{self, World};
+use crate::sync::system::{Descriptor, World};
 use crate::sync::{Arc, Mutex, PoisonError};
 
 const FOREVER: Duration = Duration::from_secs(3_600);
 
 /// A connection that answers each request with its number, some turns later, and may end.
 struct Echo {
-    fd: RawFd,
+    fd: Descriptor,
     in_flight: Vec<RequestId>,
     rng: Rng,
     /// In how many turns it ends.
@@ -43,7 +43,7 @@ impl Echo {
 }
 
 impl Connection for Echo {
-    fn push(&mut self, id: RequestId, _request: &Request) {
+    fn push(&mut self, id: RequestId, _request: Request) {
         self.in_flight.push(id);
     }
 
@@ -67,18 +67,11 @@ impl Connection for Echo {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.fd)
+        Some(self.fd.0)
     }
 
     fn wants_write(&self) -> bool {
         false
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.fd) };
     }
 }
 
@@ -99,9 +92,8 @@ impl Shared {
     }
 
     fn drive(&self, mut connection: Box<dyn Connection>, slot: Option<&Slot>) -> bool {
-        let mut replies = Vec::new();
         loop {
-            self.link.load(&mut *connection);
+            let mut replies = self.link.load(&mut *connection);
             let turned = connection.turn(FOREVER, &mut replies);
             let came = !replies.is_empty();
             for (id, reply) in replies.drain(..) {
@@ -119,7 +111,7 @@ impl Shared {
                 self.link.install(Echo::new(&self.world, rng));
                 return false;
             }
-            match self.link.give_back(connection, slot.map_or(came, |slot| !slot.is_done())) {
+            match self.link.give_back(connection, replies, slot.map_or(came, |slot| !slot.is_done())) {
                 Handover::More(back) => connection = back,
                 Handover::Idle | Handover::Passed => return false,
                 Handover::Orphaned => return true,
@@ -144,10 +136,11 @@ impl Shared {
                 slot.wait(FOREVER);
             }
         }
-        if slot.was_asked() {
+        let (answer, asked) = slot.end();
+        if asked {
             self.wake.raise();
         }
-        if let Ok(answer) = slot.take().expect("done") {
+        if let Ok(answer) = answer.expect("done") {
             assert_eq!(answer, Answer::Acquired { token: id.0 }, "the reply to another request");
         }
     }
@@ -206,7 +199,7 @@ fn each_request_of_a_link_is_answered_or_lost_once() {
 }
 
 /// A subscription on which something comes at each look.
-struct Chatter(RawFd);
+struct Chatter(Descriptor);
 
 impl Subscription for Chatter {
     fn ping(&mut self, _number: u64) -> Result<(), Unreachable> {
@@ -220,14 +213,7 @@ impl Subscription for Chatter {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.0)
-    }
-}
-
-impl Drop for Chatter {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.0) };
+        Some(self.0.0)
     }
 }
 

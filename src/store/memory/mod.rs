@@ -142,8 +142,8 @@ struct MemoryConnection {
 }
 
 impl Connection for MemoryConnection {
-    fn push(&mut self, id: RequestId, request: &Request) {
-        self.replies.push((id, self.shared.execute(request)));
+    fn push(&mut self, id: RequestId, request: Request) {
+        self.replies.push((id, self.shared.execute(&request)));
     }
 
     fn turn(&mut self, _wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {

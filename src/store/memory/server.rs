@@ -19,7 +19,7 @@ const QUEUE_LIFE_IN_RECHECKS: u64 = 3;
 /// The longest re-check of a short queue, in microseconds.
 const RECHECK_US: u64 = 18_750_000;
 /// How much each waiter stretches the re-check, in microseconds.
-const RECHECK_PER_WAITER_US: u64 = 2_500;
+const RECHECK_PER_WAITER_US: u64 = 3_750;
 /// How far above the highest number seen the counter is lifted where the data may be another's.
 const OTHER_DATA_MARGIN: u64 = 1 << 24;
 /// The maps are searched for expired keys when they have grown to twice what the last search left, and to this.

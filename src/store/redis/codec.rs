@@ -141,14 +141,14 @@ impl Replies {
         }
         match value {
             Value::Error(text) => Ok(Some(Reply::Error(classify(text)))),
-            Value::Array(results) => Ok(Some(executed(results)?)),
+            Value::Array(results) => Ok(Some(executed(results.first())?)),
             _ => Err(Unexpected),
         }
     }
 }
 
-fn executed(results: &[Value]) -> Result<Reply, Unexpected> {
-    let [set, drawn] = results else { return Err(Unexpected) };
+fn executed(results: [Option<Value>; 3]) -> Result<Reply, Unexpected> {
+    let [Some(set), Some(drawn), None] = results else { return Err(Unexpected) };
     let taken = match set {
         Value::Simple(b"OK") => true,
         Value::Nil => false,
@@ -157,8 +157,8 @@ fn executed(results: &[Value]) -> Result<Reply, Unexpected> {
     };
     match drawn {
         // A counter below zero is as good as none: no token, no place.
-        Value::Int(n) if taken => Ok(Reply::Taken { token: u64::try_from(*n).unwrap_or(0) }),
-        Value::Int(n) => Ok(Reply::Held { place: u64::try_from(*n).unwrap_or(0), remaining_ms: None }),
+        Value::Int(n) if taken => Ok(Reply::Taken { token: u64::try_from(n).unwrap_or(0) }),
+        Value::Int(n) => Ok(Reply::Held { place: u64::try_from(n).unwrap_or(0), remaining_ms: None }),
         Value::Error(text) => {
             let mut error = classify(text);
             error.text = format!("{} ({FENCE})", error.text);
@@ -188,22 +188,23 @@ fn holder(value: &[u8]) -> Holder {
 
 /// The answer of a script: a word, or an array that begins with one.
 fn answered(value: &Value) -> Result<Reply, Unexpected> {
-    let parts = match value {
-        Value::Array(parts) => &parts[..],
-        Value::Bulk(_) => std::slice::from_ref(value),
+    let parts: [Option<Value>; 4] = match value {
+        Value::Array(parts) => parts.first(),
+        Value::Bulk(_) => [Some(*value), None, None, None],
         Value::Error(text) => return Ok(Reply::Error(classify(text))),
         _ => return Err(Unexpected),
     };
-    let word = parts.first().and_then(Value::text).ok_or(Unexpected)?;
-    let count = |i: usize| parts.get(i).and_then(Value::int).and_then(|n| u64::try_from(n).ok()).ok_or(Unexpected);
+    let part = |i: usize| parts[i].as_ref();
+    let word = part(0).and_then(Value::text).ok_or(Unexpected)?;
+    let count = |i: usize| part(i).and_then(Value::int).and_then(|n| u64::try_from(n).ok()).ok_or(Unexpected);
     // A key without a lease has a remaining life of -1.
-    let life = |i: usize| parts.get(i).and_then(Value::int).map(|n| u64::try_from(n).ok()).ok_or(Unexpected);
+    let life = |i: usize| part(i).and_then(Value::int).map(|n| u64::try_from(n).ok()).ok_or(Unexpected);
     Ok(match word {
         "taken" => Reply::Taken { token: count(1)? },
         "held" => Reply::Held { place: 0, remaining_ms: life(1)? },
         "queued" => Reply::Queued { place: count(1)?, remaining_ms: life(2)?, waiters: count(3)? },
         "unqueued" => {
-            let Some(Value::Bulk(text)) = parts.get(1) else { return Err(Unexpected) };
+            let Some(Value::Bulk(text)) = part(1) else { return Err(Unexpected) };
             Reply::Unqueued { error: ServerError { class: ErrorClass::Memory, ..classify(text) } }
         }
         "foreign" => Reply::Foreign { remaining_ms: life(1)? },
@@ -212,10 +213,10 @@ fn answered(value: &Value) -> Result<Reply, Unexpected> {
         "again" => Reply::Again,
         "released" => Reply::Released { next: None },
         "next" => {
-            let acquisition = parts.get(1).and_then(Value::text).and_then(Acquisition::parse).ok_or(Unexpected)?;
+            let acquisition = part(1).and_then(Value::text).and_then(Acquisition::parse).ok_or(Unexpected)?;
             Reply::Released { next: Some(HandOff { acquisition, token: count(2)? }) }
         }
-        "notmine" => Reply::NotMine(match parts.get(1) {
+        "notmine" => Reply::NotMine(match part(1) {
             None => Holder::Nobody,
             Some(Value::Nil) => Holder::Foreign(None),
             Some(Value::Bulk(text)) => holder(text),

@@ -17,7 +17,9 @@ use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, ServerErro
 
 /// What was sent and has no reply.
 struct InFlight {
-    since: Instant,
+    /// From the first turn on that brought no reply: where the server answers at once, the clock need not be read, which
+    /// takes 75 ns where measured.
+    since: Option<Instant>,
     asked: Asked,
 }
 
@@ -77,7 +79,7 @@ impl RedisConnection {
     fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
         self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
         let asked = Asked::Request(Pending { id, request, replies: Replies::default(), with_text });
-        self.in_flight.push_back(InFlight { since: Instant::now(), asked });
+        self.in_flight.push_back(InFlight { since: None, asked });
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -190,10 +192,19 @@ impl RedisConnection {
         if self.wants_write() {
             self.flush()?;
         }
-        if replies.len() == before
-            && let Some(oldest) = self.in_flight.front()
-            && oldest.since.elapsed() > self.response_timeout
-        {
+        if replies.len() == before { self.look_at_the_clock() } else { Ok(()) }
+    }
+
+    /// Has the oldest request been without a reply for too long?
+    fn look_at_the_clock(&mut self) -> Result<(), String> {
+        if self.in_flight.is_empty() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        for one in self.in_flight.iter_mut().rev().take_while(|one| one.since.is_none()) {
+            one.since = Some(now);
+        }
+        if self.in_flight[0].since.is_some_and(|since| now - since > self.response_timeout) {
             return Err(format!("no answer within {} ms", self.response_timeout.as_millis()));
         }
         Ok(())
@@ -213,8 +224,8 @@ fn name_the_right(error: &mut ServerError, request: &Request) {
 }
 
 impl Connection for RedisConnection {
-    fn push(&mut self, id: RequestId, request: &Request) {
-        self.enqueue(id, request.clone(), false);
+    fn push(&mut self, id: RequestId, request: Request) {
+        self.enqueue(id, request, false);
     }
 
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {
@@ -231,7 +242,7 @@ impl Connection for RedisConnection {
     fn keep_alive(&mut self) {
         if self.in_flight.is_empty() {
             resp::words(&mut self.out, &[b"PING"]);
-            self.in_flight.push_back(InFlight { since: Instant::now(), asked: Asked::Ping });
+            self.in_flight.push_back(InFlight { since: None, asked: Asked::Ping });
         }
     }
 

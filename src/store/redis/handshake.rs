@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::{Denied, denied, has_code, reason};
-use super::resp::{self, Value};
+use super::resp::{self, Array, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
 use super::stream::Stream;
@@ -164,7 +164,7 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     let (stream, _) = shake(site, &opening, |step, value| {
         if step == Step::Floor
             && let Value::Array(parts) = value
-            && let [counter, id] = &parts[..]
+            && let [Some(counter), Some(id), None] = parts.first()
         {
             let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
             floor = Some(Floor { counter, replication_id: id.text().unwrap_or_default().to_owned() });
@@ -183,7 +183,7 @@ pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Ref
     let mut confirmed = false;
     let shaken = shake(site, &opening, |step, value| {
         confirmed = step == Step::Subscribe("SUBSCRIBE")
-            && matches!(value, Value::Array(parts) if parts.first() == Some(&Value::Bulk(b"subscribe")));
+            && matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
     })?;
     if confirmed { Ok(shaken) } else { Err(unreachable(&site.config, "the subscription was not confirmed").into()) }
 }
@@ -195,10 +195,10 @@ pub fn with_sentinel(site: &Site, service: &str) -> Result<Option<Named>, Refuse
     opening.say(Step::Primary, &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()]);
     let (mut epoch, mut answer) = (0, Err("answered nonsense".to_owned()));
     shake(site, &opening, |step, value| match (step, value) {
-        (Step::Epoch, Value::Array(fields)) => epoch = epoch_of(fields).unwrap_or(0),
+        (Step::Epoch, Value::Array(fields)) => epoch = epoch_of(*fields).unwrap_or(0),
         (Step::Primary, Value::Nil) => answer = Ok(None),
         (Step::Primary, Value::Array(parts)) => {
-            answer = address_of(parts).map(Some).ok_or("answered nonsense".to_owned())
+            answer = address_of(*parts).map(Some).ok_or("answered nonsense".to_owned())
         }
         _ => {}
     })?;
@@ -208,16 +208,21 @@ pub fn with_sentinel(site: &Site, service: &str) -> Result<Option<Named>, Refuse
     }
 }
 
-fn address_of(parts: &[Value]) -> Option<Address> {
-    let [host, port] = parts else { return None };
+fn address_of(parts: Array) -> Option<Address> {
+    let [Some(host), Some(port), None] = parts.first() else { return None };
     let port = port.text()?.parse().ok()?;
     Some(Address::Tcp { host: host.text()?.to_owned(), port })
 }
 
 /// Names and values in turn.
-fn epoch_of(fields: &[Value]) -> Option<u64> {
-    let value = fields.chunks_exact(2).find(|pair| pair[0].text() == Some("config-epoch"))?;
-    value[1].text()?.parse().ok()
+fn epoch_of(fields: Array) -> Option<u64> {
+    let mut fields = fields.iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        if name.text() == Some("config-epoch") {
+            return value.text()?.parse().ok();
+        }
+    }
+    None
 }
 
 /// Connects, sends the opening, reads one reply for each step and gives it to `told`. Answers what came behind the last.
@@ -287,7 +292,7 @@ fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value)) -> 
 
 /// The answer to `ROLE`.
 fn is_primary(value: &Value) -> bool {
-    matches!(value, Value::Array(parts) if parts.first().and_then(Value::text) == Some("master"))
+    matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"master"))])
 }
 
 /// Is this refusal over when a server has started, or another has taken its place?
@@ -415,4 +420,25 @@ fn foreign_protocol(config: &Config, input: &[u8]) -> String {
 
 fn unreachable(config: &Config, text: &str) -> Unreachable {
     Unreachable(format!("{}: {}", config.address, config.without_secrets(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_right_to_each_command_of_the_scripts_is_asked_for() {
+        let scripts = Scripts::new();
+        let bodies = scripts.steps().into_iter().chain([&scripts.floor]).map(|script| script.body);
+        let called: Vec<&str> = bodies.flat_map(|body| body.split("call('").skip(1)).collect();
+        assert!(called.len() > 40, "{}", called.len());
+        for call in called {
+            let command = call.split('\'').next().unwrap();
+            let asked = |(step, words): &(Step, &[&[u8]])| {
+                let (Step::Right(name) | Step::Wish(name, _)) = step else { return false };
+                *name == command && words[0] == command.as_bytes()
+            };
+            assert!(RIGHTS.iter().any(asked), "{command}");
+        }
+    }
 }

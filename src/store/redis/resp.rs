@@ -38,10 +38,18 @@ pub fn words(out: &mut Vec<u8>, words: &[&[u8]]) {
 }
 
 fn header(out: &mut Vec<u8>, kind: u8, length: u64) {
-    let mut digits = [0; 20];
-    out.push(kind);
-    out.extend_from_slice(decimal(length, &mut digits));
-    out.extend_from_slice(b"\r\n");
+    let digit = |number: u64| b'0' + number as u8;
+    match length {
+        // Almost all are that short, and a request has many.
+        0..=9 => out.extend_from_slice(&[kind, digit(length), b'\r', b'\n']),
+        10..=99 => out.extend_from_slice(&[kind, digit(length / 10), digit(length % 10), b'\r', b'\n']),
+        _ => {
+            let mut digits = [0; 20];
+            out.push(kind);
+            out.extend_from_slice(decimal(length, &mut digits));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
 }
 
 /// `number` in decimal, without the machinery of `fmt`.
@@ -66,7 +74,7 @@ pub fn oversized(input: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// One reply, borrowed from the input.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
     /// `+…`
     Simple(&'a [u8]),
@@ -79,7 +87,25 @@ pub enum Value<'a> {
     /// `$-1` or `*-1`
     Nil,
     /// `*…`
-    Array(Vec<Value<'a>>),
+    Array(Array<'a>),
+}
+
+/// The elements of an array, on the wire. [`parse`] has looked at them all; each is read again when it is asked for,
+/// which spares the room to keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Array<'a>(&'a [u8]);
+
+impl<'a> Array<'a> {
+    pub fn iter(self) -> impl Iterator<Item = Value<'a>> {
+        let mut at = 0;
+        std::iter::from_fn(move || value(self.0, &mut at, 1).ok().flatten())
+    }
+
+    /// The first elements, as many as the caller has a use for, and nothing for those that are not there.
+    pub fn first<const N: usize>(self) -> [Option<Value<'a>>; N] {
+        let mut elements = self.iter();
+        std::array::from_fn(|_| elements.next())
+    }
 }
 
 impl Value<'_> {
@@ -139,13 +165,13 @@ fn value<'a>(input: &'a [u8], at: &mut usize, depth: usize) -> Result<Option<Val
             if depth == MAX_DEPTH {
                 return Err(Malformed("arrays nested too deep"));
             }
-            // Not reserved by what the peer says: it grows with what the peer sends.
-            let mut elements = Vec::with_capacity(length.min(8));
+            let begin = *at;
             for _ in 0..length {
-                let Some(element) = value(input, at, depth + 1)? else { return Ok(None) };
-                elements.push(element);
+                if value(input, at, depth + 1)?.is_none() {
+                    return Ok(None);
+                }
             }
-            Value::Array(elements)
+            Value::Array(Array(&input[begin..*at]))
         }
     }))
 }
@@ -153,7 +179,7 @@ fn value<'a>(input: &'a [u8], at: &mut usize, depth: usize) -> Result<Option<Val
 /// The rest of the line after its first byte, without the line end.
 fn line<'a>(input: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, Malformed> {
     let rest = &input[*at + 1..];
-    let Some(end) = rest.iter().take(MAX_LINE).position(|&b| b == b'\n') else {
+    let Some(end) = rest[..rest.len().min(MAX_LINE)].iter().position(|&b| b == b'\n') else {
         return if rest.len() < MAX_LINE { Ok(None) } else { Err(Malformed("a line that does not end")) };
     };
     let Some(line) = rest[..end].strip_suffix(b"\r") else { return Err(Malformed("a line end without its half")) };
@@ -161,8 +187,19 @@ fn line<'a>(input: &'a [u8], at: &mut usize) -> Result<Option<&'a [u8]>, Malform
     Ok(Some(line))
 }
 
+/// What `str::parse` would read, without first making a text of it.
 fn integer(line: &[u8]) -> Result<i64, Malformed> {
-    std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()).ok_or(Malformed("a number that is none"))
+    let (sign, digits) = match line {
+        [b'-', digits @ ..] => (-1, digits),
+        [b'+', digits @ ..] => (1, digits),
+        digits => (1, digits),
+    };
+    let append = |number: i64, &digit: &u8| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0')),
+        _ => None,
+    };
+    let number = digits.iter().try_fold(0, append).filter(|_| !digits.is_empty());
+    number.ok_or(Malformed("a number that is none"))
 }
 
 fn length(line: &[u8], most: usize) -> Result<Option<usize>, Malformed> {
@@ -198,19 +235,28 @@ mod tests {
     #[test]
     fn a_reply_cut_at_any_byte_is_incomplete_and_never_something_else() {
         let wire = b"*5\r\n+OK\r\n:-12\r\n$4\r\na\r\nb\r\n*2\r\n$-1\r\n*-1\r\n-ERR no\r\n";
-        let whole = Value::Array(vec![
-            Value::Simple(b"OK"),
-            Value::Int(-12),
-            Value::Bulk(b"a\r\nb"),
-            Value::Array(vec![Value::Nil, Value::Nil]),
-            Value::Error(b"ERR no"),
-        ]);
         for cut in 0..wire.len() {
             assert_eq!(parse(&wire[..cut]), Ok(None), "cut at {cut}");
         }
         let mut more = wire.to_vec();
         more.extend_from_slice(b"+next");
-        assert_eq!(parse(&more), Ok(Some((whole, wire.len()))));
+        let Ok(Some((Value::Array(array), length))) = parse(&more) else { panic!("a whole array") };
+        assert_eq!(length, wire.len());
+        let [ok, number, bulk, Some(Value::Array(inner)), error, none] = array.first() else {
+            panic!("an inner array")
+        };
+        assert_eq!((ok, number), (Some(Value::Simple(b"OK")), Some(Value::Int(-12))));
+        assert_eq!((bulk, error), (Some(Value::Bulk(b"a\r\nb")), Some(Value::Error(b"ERR no"))));
+        assert_eq!((none, array.iter().count()), (None, 5));
+        assert_eq!(inner.iter().collect::<Vec<_>>(), [Value::Nil, Value::Nil]);
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_standard_library_reads_them() {
+        let texts = ["0", "-0", "+7", "-12", "007", "", "-", "+", "+-1", "1a", " 1", "9223372036854775807"];
+        for text in texts.iter().chain(&["9223372036854775808", "-9223372036854775808", "-9223372036854775809"]) {
+            assert_eq!(integer(text.as_bytes()).ok(), text.parse().ok(), "{text}");
+        }
     }
 
     #[test]

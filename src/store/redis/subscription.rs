@@ -108,11 +108,13 @@ impl Subscription for RedisSubscription {
 /// One message. Malformed ones are nothing: whoever may publish on the channel must not be able to end the subscription.
 pub(super) fn read(value: &Value, channel: &str) -> Option<Push> {
     let Value::Array(parts) = value else { return None };
-    match &parts[..] {
-        [Value::Bulk(b"message"), Value::Bulk(on), Value::Bulk(payload)] if *on == channel.as_bytes() => {
+    match parts.first() {
+        [Some(Value::Bulk(b"message")), Some(Value::Bulk(on)), Some(Value::Bulk(payload)), None]
+            if on == channel.as_bytes() =>
+        {
             payload_of(std::str::from_utf8(payload).ok()?)
         }
-        [Value::Bulk(b"pong"), Value::Bulk(number)] => {
+        [Some(Value::Bulk(b"pong")), Some(Value::Bulk(number)), None, None] => {
             Some(Push::Pong { number: std::str::from_utf8(number).ok()?.parse().ok()? })
         }
         _ => None,
@@ -150,15 +152,17 @@ mod tests {
         for bad in ["", "handoff", "handoff x 1 g:n", &payload.replace("1795", "-1"), "hello world", "dropped"] {
             assert_eq!(payload_of(bad), None, "{bad}");
         }
-        let message = |kind: &'static [u8], on: &'static [u8]| {
-            Value::Array(vec![Value::Bulk(kind), Value::Bulk(on), Value::Bulk(b"dropped g:n")])
+        let said = |words: &[&str]| {
+            let mut wire = Vec::new();
+            resp::words(&mut wire, &words.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
+            read(&resp::parse(&wire).unwrap().expect("a whole message").0, "mine")
         };
-        assert_eq!(read(&message(b"message", b"mine"), "mine"), Some(Push::Dropped { key: "g:n".into() }));
-        assert_eq!(read(&message(b"message", b"other"), "mine"), None);
-        assert_eq!(read(&message(b"unsubscribe", b"mine"), "mine"), None);
-        let pong = |text: &'static [u8]| Value::Array(vec![Value::Bulk(b"pong"), Value::Bulk(text)]);
-        assert_eq!(read(&pong(b"42"), ""), Some(Push::Pong { number: 42 }));
-        assert_eq!(read(&pong(b"x"), ""), None);
+        assert_eq!(said(&["message", "mine", "dropped g:n"]), Some(Push::Dropped { key: "g:n".into() }));
+        assert_eq!(said(&["message", "other", "dropped g:n"]), None);
+        assert_eq!(said(&["message", "mine", "dropped g:n", "more"]), None);
+        assert_eq!(said(&["unsubscribe", "mine", "dropped g:n"]), None);
+        assert_eq!(said(&["pong", "42"]), Some(Push::Pong { number: 42 }));
+        assert_eq!(said(&["pong", "x"]), None);
         assert_eq!(read(&Value::Error(b"ERR"), ""), None);
     }
 }

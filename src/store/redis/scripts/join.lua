@@ -42,7 +42,7 @@ if held then
       return problem
     end
     local waiters = redis.call('ZCARD', queue)
-    local life = math.ceil(3 * math.max(18750, 2.5 * waiters))
+    local life = math.ceil(3 * math.max(18750, 3.75 * waiters))
     if redis.call('PTTL', queue) < life then redis.call('PEXPIRE', queue, life) end
     return {'queued', place, pttl, waiters}
   end

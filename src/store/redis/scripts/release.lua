@@ -18,74 +18,67 @@ if redis.call('EXISTS', queue) == 0 then
   return 'released'
 end
 
-local h = '[0-9a-f][0-9a-f][0-9a-f][0-9a-f]'
-local form = '^(' .. h .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. '%-' .. h .. h .. h .. ':%d+)@([1-9]%d*)@(.+)$'
+-- A waiter's acquisition, claim lease and channel; nil where it is not of the form. The pattern is written out: to build it
+-- would take time at every hand-off.
+local form = '^([0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]%-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]%-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]%-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]%-[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]:%d+)@([1-9]%d*)@(.+)$'
+local function read(waiter)
+  local who, claim, channel = string.match(waiter, form)
+  if claim and #claim <= 15 then return who, claim, channel end
+end
 local own = string.match(member, '^[^@]*@[^@]*@(.*)$')
 
--- The waiters from the front to `last`, 32 at most: one of them may be the releaser itself. An error (a queue of another
--- type) has no entries.
-local function look(last)
-  local entries = {}
-  local range = redis.pcall('ZRANGE', queue, 0, last, 'WITHSCORES')
-  for i = 1, #range, 2 do
-    if range[i] ~= member and #entries < 32 then
-      local who, claim, channel = string.match(range[i], form)
-      if claim and #claim > 15 then channel = nil end
-      entries[#entries + 1] = {member = range[i], score = tonumber(range[i + 1]), who = who, claim = claim, channel = channel}
-    end
-  end
-  return entries
-end
--- Nearly always the first takes the lock; only where it does not are the others looked at.
-local entries = look(1)
+-- Nearly always the first waiter takes the lock: only where it does not are the others looked at. The second is read too,
+-- since the first may be the releaser itself. An error (a queue of another type) has no entries.
+local range = redis.pcall('ZRANGE', queue, 0, 1, 'WITHSCORES')
+local at = range[1] == member and 3 or 1
+local waiter, score = range[at], range[at + 1]
 
 -- The script's first write frees memory, and so allows the ones that follow when memory is full. From here on nothing
 -- may fail half way, since Lua does not roll back.
 redis.pcall('ZREM', queue, member)
-local token = #entries > 0 and draw(counter)
+local token = waiter and draw(counter)
 if not token then
   redis.call('DEL', key)
   return 'released'
 end
 
-local function publish(channel, text)
-  local readers = redis.pcall('PUBLISH', channel, text)
-  return type(readers) == 'number' and readers > 0
+-- Gives the lock to a waiter. Nil: nobody reads its channel.
+local function offer(waiter, score, who, claim, channel)
+  if channel ~= own then
+    local readers = redis.pcall('PUBLISH', channel, 'handoff ' .. who .. ' ' .. token .. ' ' .. key)
+    if type(readers) ~= 'number' or readers == 0 then return nil end
+  end
+  redis.call('ZADD', queue, string.format('%.1f', math.floor(score) + 0.5), waiter)
+  redis.call('SET', key, who, 'PX', claim)
+  return channel == own and {'next', who, token} or 'released'
 end
 
 local gone = {}  -- channels found dead, or dropped, in this call
--- Gives the lock to this waiter. Nil: nobody reads its channel.
-local function offer(entry)
-  local channel = entry.channel
-  if not (channel == own or publish(channel, 'handoff ' .. entry.who .. ' ' .. token .. ' ' .. key)) then
-    gone[channel] = true
-    return nil
-  end
-  redis.call('ZADD', queue, string.format('%.1f', math.floor(entry.score) + 0.5), entry.member)
-  redis.call('SET', key, entry.who, 'PX', entry.claim)
-  return channel == own and {'next', entry.who, token} or 'released'
-end
-local first = entries[1]
-if first and first.channel and (first.channel == own or first.score == math.floor(first.score)) then
-  local answer = offer(first)
+local who, claim, channel = read(waiter)
+if who and (channel == own or score % 1 == 0) then
+  local answer = offer(waiter, score, who, claim, channel)
   if answer then return answer end
+  gone[channel] = true
 end
-entries = look(32)
-for _, entry in ipairs(entries) do
-  local channel = entry.channel
-  if not channel or gone[channel] then
-    redis.call('ZREM', queue, entry.member)
-  elseif channel ~= own and entry.score ~= math.floor(entry.score) then
+range = redis.pcall('ZRANGE', queue, 0, 31, 'WITHSCORES')
+for i = 1, #range, 2 do
+  waiter, score = range[i], range[i + 1]
+  who, claim, channel = read(waiter)
+  if not who or gone[channel] then
+    redis.call('ZREM', queue, waiter)
+  elseif channel ~= own and score % 1 ~= 0 then
     -- Offered before, and neither renewed nor joined since: its locker is stopped. All its waiters in sight go.
     gone[channel] = true
-    for _, other in ipairs(entries) do
-      if other.channel == channel then redis.call('ZREM', queue, other.member) end
+    for j = 1, #range, 2 do
+      local _, _, others = read(range[j])
+      if others == channel then redis.call('ZREM', queue, range[j]) end
     end
-    publish(channel, 'dropped ' .. key)
+    redis.pcall('PUBLISH', channel, 'dropped ' .. key)
   else
-    local answer = offer(entry)
+    local answer = offer(waiter, score, who, claim, channel)
     if answer then return answer end
-    redis.call('ZREM', queue, entry.member)
+    gone[channel] = true
+    redis.call('ZREM', queue, waiter)
   end
 end
 if redis.call('ZCARD', queue) > 0 then return 'again' end
