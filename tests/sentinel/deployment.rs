@@ -134,6 +134,13 @@ impl Sentinel {
         })
     }
 
+    /// Do both others say themselves that they are replicas, as far as it knows?
+    fn sees_replicas(&self) -> bool {
+        let answer: redis::RedisResult<Vec<HashMap<String, String>>> = self.ask(&["SENTINEL", "REPLICAS", SERVICE]);
+        let is_replica = |one: &HashMap<String, String>| one.get("role-reported").is_some_and(|role| role == "slave");
+        answer.is_ok_and(|all| all.len() == 2 && all.iter().all(is_replica))
+    }
+
     /// The port of the primary that it names.
     pub fn names(&self) -> u16 {
         let (_, port): (String, u16) = self.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).expect("an answer");
@@ -158,6 +165,11 @@ impl Drop for Sentinel {
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn replication_id(info: &str) -> String {
+    let line = info.lines().find_map(|line| line.strip_prefix("master_replid:"));
+    line.expect("a replication id").trim().to_owned()
 }
 
 /// The settings of TLS as lines of a file or as arguments.
@@ -220,7 +232,7 @@ impl Deployment {
             if !self.ways.unhurried {
                 // Known from 7.0 on; before, everything takes somewhat longer. What they publish must come more often than
                 // they take a replica that calls itself a primary for misled: after four periods.
-                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "400", "PING-PERIOD", "100", "ASK-PERIOD", "50"];
+                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "700", "PING-PERIOD", "100", "ASK-PERIOD", "50"];
                 let words: Vec<&str> = ["SENTINEL", "DEBUG"].into_iter().chain(quick).collect();
                 let _ = sentinel.ask::<String>(&words);
             }
@@ -271,7 +283,11 @@ impl Deployment {
             if all.iter().all(|&named| named != from && named == all[0]) && self.role(all[0]) == "master" {
                 break;
             }
-            assert!(begun.elapsed() < PATIENCE, "no failover:\n{}", self.sentinels[sentinels[0]].log());
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "no failover:\n{}",
+                self.sentinels.iter().map(Sentinel::log).collect::<String>()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
         named()
@@ -285,12 +301,42 @@ impl Deployment {
 
     /// As an operator does it. Answers which server was the primary and which is now.
     pub fn fail_over(&self) -> (usize, usize) {
+        let from = self.begin_fail_over();
+        (from, self.wait_failed_over(from, &[0, 1, 2]))
+    }
+
+    /// The same, without waiting for the end. Answers which server is the primary that is to be replaced.
+    pub fn begin_fail_over(&self) -> usize {
         let from = self.named_by(0);
-        // The last one may not be quite over.
+        // A sentinel that takes a replica for a primary, as it was before the last failover, would undo the promotion.
+        eventually("all sentinels see two replicas", || self.sentinels.iter().all(Sentinel::sees_replicas));
         eventually("the sentinel is ready for a failover", || {
             self.sentinels[0].ask::<String>(&["SENTINEL", "FAILOVER", SERVICE]).is_ok()
         });
-        (from, self.wait_failed_over(from, &[0, 1, 2]))
+        from
+    }
+
+    /// The replication id of the one primary that has connections of that client; `None`: several servers have some, or none.
+    pub fn primary_of(&self, client: &str) -> Option<String> {
+        let word = format!(" name={client} ");
+        let mut found = None;
+        for server in &self.servers {
+            let mut both = redis::pipe();
+            both.cmd("INFO").arg("replication").cmd("CLIENT").arg("LIST");
+            let (info, clients): (String, String) = both.query(&mut server.try_connect().ok()?).ok()?;
+            if clients.lines().any(|line| line.contains(&word)) {
+                let id = info.contains("role:master").then(|| replication_id(&info))?;
+                if found.replace(id).is_some() {
+                    return None;
+                }
+            }
+        }
+        found
+    }
+
+    /// Of that server's life as a primary.
+    pub fn replication_id(&self, server: usize) -> String {
+        replication_id(&self.servers[server].cmd::<String>(&["INFO", "replication"]))
     }
 
     /// Waits until the replicas of that primary have all that it has; those that are there.

@@ -21,6 +21,7 @@ mod steps;
 #[path = "../conformance/target.rs"]
 #[allow(dead_code)]
 mod target;
+mod two_primaries;
 
 use dlock::{Lock, Locker, Options};
 

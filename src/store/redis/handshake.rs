@@ -10,7 +10,7 @@ use super::socket::Received;
 use super::stream::Stream;
 use super::{Address, Config, Site, codec, warnings};
 use crate::store::Unreachable;
-use crate::store::name::{CHANNELS, FENCE};
+use crate::store::name::{CHANNELS, FENCE, FENCE_LIFE};
 
 /// What the floor script answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -156,7 +156,7 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     for script in scripts.steps() {
         opening.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
     }
-    codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes()], 2);
+    codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes(), FENCE_LIFE.as_bytes()], 2);
     resp::number(&mut opening.out, highest);
     resp::bytes(&mut opening.out, known.as_bytes());
     opening.steps.push(Step::Floor);
