@@ -173,6 +173,42 @@ fn a_primary_that_was_isolated_and_comes_back_misleads_its_clients_until_it_is_t
     assert!(deployment.servers[new].keys().is_empty());
 }
 
+/// What `min-replicas-to-write` is for: the old primary refuses writes as soon as its replicas follow another, and whoever it
+/// refuses asks the sentinels again.
+#[test]
+fn a_primary_that_refuses_writes_for_want_of_replicas_is_left_at_once() {
+    // With the default periods: the sentinels tell the old primary to be a replica some 8 s later.
+    let deployment = Deployment::with(Ways { unhurried: true, ..Ways::default() });
+    for server in &deployment.servers {
+        let _: String = server.cmd(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    }
+    let idle = locker(&deployment.url(&[]));
+    let lock = lock(&idle, NAME);
+    lock.acquire().unwrap();
+    lock.release().unwrap();
+    let (old, new) = deployment.fail_over();
+    let refused = || deployment.servers[old].try_cmd::<redis::Value>(&["SET", "x", "y"]).is_err();
+    eventually("the old primary has lost its replicas", refused);
+    lock.acquire_timeout(LONG_MS).unwrap();
+    assert_eq!(deployment.servers[new].keys(), [KEY]);
+    assert_eq!(deployment.role(old), "master", "the sentinels were quicker than the test");
+    lock.release().unwrap();
+}
+
+/// And with no other primary to go to, the reason is told.
+#[test]
+fn a_primary_without_replicas_is_named_with_the_reason() {
+    let deployment = Deployment::new();
+    let locker = locker(&deployment.url(&[]));
+    let lock = lock(&locker, NAME);
+    let _: String = deployment.servers[0].cmd(&["CONFIG", "SET", "min-replicas-to-write", "3"]);
+    let error = lock.acquire_timeout(1_000).unwrap_err();
+    assert_eq!(error.status, Status::NotConnected);
+    assert!(error.message.contains("fewer replicas than it needs to take writes"), "{error}");
+    let _: String = deployment.servers[0].cmd(&["CONFIG", "SET", "min-replicas-to-write", "2"]);
+    lock.acquire_timeout(LONG_MS).unwrap();
+}
+
 /// A primary that stands still says nothing, not even that it is gone: who has asked it something knows after the
 /// response timeout.
 #[test]

@@ -13,7 +13,7 @@ use super::sentinel::Era;
 use super::socket::Received;
 use super::stream::Stream;
 use crate::store::name::FENCE;
-use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
+use crate::store::{Connection, ErrorClass, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// What was sent and has no reply.
 struct InFlight {
@@ -166,6 +166,10 @@ impl RedisConnection {
             Ok(Some(mut reply)) => {
                 if let Reply::Error(error) = &mut reply {
                     name_the_right(error, &front.request);
+                    // Its replicas may follow another primary by now.
+                    if self.era.can_end() && has_code(&error.text, "NOREPLICAS") {
+                        error.class = ErrorClass::Reconnect;
+                    }
                 }
                 replies.push((front.id, reply));
                 self.in_flight.pop_front();

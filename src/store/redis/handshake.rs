@@ -297,7 +297,7 @@ fn is_primary(value: &Value) -> bool {
 
 /// Is this refusal over when a server has started, or another has taken its place?
 fn is_passing(text: &str) -> bool {
-    ["LOADING", "READONLY", "MASTERDOWN", "BUSY"].iter().any(|code| has_code(text, code))
+    ["LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS"].iter().any(|code| has_code(text, code))
 }
 
 /// What a refusal means.
@@ -340,6 +340,8 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         "the server is a node of a cluster, which is not supported"
     } else if is("OOM") {
         "the server is out of memory"
+    } else if is("NOREPLICAS") {
+        "the server has fewer replicas than it needs to take writes (min-replicas-to-write)"
     } else if let Step::Subscribe(command) = step {
         return match denied(text) {
             Some(Denied::Command) => refused(&format!("the server refuses messages (the user may not run {command})")),

@@ -70,6 +70,11 @@ impl Era {
         Era(None)
     }
 
+    /// Can another server take this one's place, so that asking the sentinels again may lead to it?
+    pub fn can_end(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// `Err`: it is over.
     pub fn check(&self) -> Result<(), String> {
         match &self.0 {
