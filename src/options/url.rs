@@ -9,13 +9,15 @@ use percent_encoding::percent_decode_str;
 
 use super::{Target, check_host, invalid};
 use crate::error::Result;
-use crate::store::redis::{Address, Config, Service, Tls};
+use crate::store::redis::{Address, Config, Copies, Service, Tls};
 
 /// Redis' own, for `redis://` and `rediss://` alike.
 pub const DEFAULT_PORT: u16 = 6379;
 /// The sentinels' own.
 const SENTINEL_PORT: u16 = 26_379;
 const SCHEMES: &str = "redis://, rediss://, redis-sentinel://, rediss-sentinel://, redis+unix:// or memory://";
+/// More replicas than anybody has.
+const REPLICAS_MAX: u32 = 100;
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -59,15 +61,19 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
             return Err(unknown(
                 &name,
                 query,
-                "client_name, keepalive_ms; with rediss:// also ca, cert, key, server_name",
+                "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof; with rediss:// also ca, cert, key, server_name",
             ));
         }
     }
-    check_pair(&config)?;
+    check_whole(&config)?;
     Ok(config)
 }
 
-fn check_pair(config: &Config) -> Parsed<()> {
+/// What only all parameters together show.
+fn check_whole(config: &Config) -> Parsed<()> {
+    if config.copies.is_some_and(|copies| copies.replicas == 0 && !copies.on_disk) {
+        return Err(format!("replicas: must be from 1 to {REPLICAS_MAX}; 0, or none, only with aof=1"));
+    }
     match &config.tls {
         Some(tls) if tls.cert.is_some() != tls.key.is_some() => Err("cert and key: both or neither".to_owned()),
         _ => Ok(()),
@@ -109,7 +115,8 @@ fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
             "sentinel_tls" => return Err("sentinel_tls: can only be no".to_owned()),
             _ if common(&mut config, &name, &value)? || secured(&mut config, &name, &value)? => {}
             _ => {
-                let known = "client_name, keepalive_ms, sentinel_username, sentinel_password; with rediss-sentinel:// also \
+                let known = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof, sentinel_username, \
+                             sentinel_password; with rediss-sentinel:// also \
                              ca, cert, key, server_name, sentinel_tls";
                 return Err(unknown(&name, query, known));
             }
@@ -118,7 +125,7 @@ fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
     if service.username.is_some() && service.password.is_none() {
         return Err("sentinel_username: needs a sentinel_password, which may be empty".to_owned());
     }
-    check_pair(&config)?;
+    check_whole(&config)?;
     service.tls = config.tls.clone().filter(|_| !is_plain);
     config.address = Address::Service(Box::new(service));
     Ok(config)
@@ -141,13 +148,20 @@ fn unix(rest: &str) -> Parsed<Config> {
             "user" => user = Some(value),
             "pass" => password = Some(value),
             _ if common(&mut config, &name, &value)? => {}
-            _ => return Err(unknown(&name, query, "db, user, pass, client_name, keepalive_ms")),
+            _ => {
+                return Err(unknown(
+                    &name,
+                    query,
+                    "db, user, pass, client_name, keepalive_ms, replicas, replicas_timeout_ms, aof",
+                ));
+            }
         }
     }
     // They are decoded already, as all parameters.
     check_login(user.as_deref(), password.as_deref())?;
     config.username = user.filter(|user| !user.is_empty());
     config.password = password;
+    check_whole(&config)?;
     Ok(config)
 }
 
@@ -270,9 +284,25 @@ fn common(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
             let ms = ms.ok_or_else(|| format!("keepalive_ms: 0 for none, or from 100 to {}", super::TIMEOUT_MAX_MS))?;
             config.keep_alive = (ms > 0).then(|| std::time::Duration::from_millis(ms));
         }
+        "replicas" => {
+            let count = digits(value).and_then(|value| value.parse().ok()).filter(|&count| count <= REPLICAS_MAX);
+            copies(config).replicas = count.ok_or_else(|| format!("replicas: must be from 1 to {REPLICAS_MAX}"))?;
+        }
+        "replicas_timeout_ms" => {
+            let ms = digits(value).and_then(|value| value.parse::<u64>().ok());
+            let ms = ms.filter(|ms| (1..=super::TIMEOUT_MAX_MS).contains(ms));
+            let ms = ms.ok_or_else(|| format!("replicas_timeout_ms: must be from 1 to {}", super::TIMEOUT_MAX_MS))?;
+            copies(config).timeout = std::time::Duration::from_millis(ms);
+        }
+        "aof" if value == "1" => copies(config).on_disk = true,
+        "aof" => return Err("aof: can only be 1".to_owned()),
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn copies(config: &mut Config) -> &mut Copies {
+    config.copies.get_or_insert(Copies { replicas: 0, on_disk: false, timeout: Copies::TIMEOUT })
 }
 
 /// The parameters of TLS. False: it is none of them.

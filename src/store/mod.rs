@@ -104,7 +104,7 @@ pub enum Op {
 pub enum Reply {
     /// The lock is this acquisition's, with this number (a token only if it is not below [`TOKEN_FLOOR`]).
     Taken { token: u64 },
-    /// The key was set but no number could be drawn: the lock must be released at once.
+    /// The key was set but no number could be drawn, or too few replicas have it: the lock must be released at once.
     TakenUndrawn { error: ServerError },
     /// Somebody else of ours holds it. `place`: the number drawn by a try, 0 from a join. `remaining_ms`: the key's
     /// remaining life where the step looked.

@@ -8,7 +8,7 @@ use super::resp::{self, Array, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
 use super::stream::Stream;
-use super::{Address, Config, Site, codec, warnings};
+use super::{Address, Config, Copies, Site, codec, warnings};
 use crate::store::Unreachable;
 use crate::store::name::{CHANNELS, FENCE, FENCE_LIFE};
 
@@ -133,10 +133,16 @@ impl Opening {
 
     /// May the user run all that will be run? A script that is refused a command half way cannot take back what it did.
     /// Asked in a transaction that is spoilt by a command without its argument, so that nothing of it is carried out.
-    fn ask_rights(&mut self) {
+    /// `copies`: the command by which copies are asked for; in a transaction it waits for nothing.
+    fn ask_rights(&mut self, copies: Option<&'static str>) {
         self.say(Step::Right("MULTI"), &[b"MULTI"]);
         for (step, words) in RIGHTS {
             self.say(step, words);
+        }
+        match copies {
+            Some("WAIT") => self.say(Step::Right("WAIT"), &[b"WAIT", b"0", b"1"]),
+            Some(command) => self.say(Step::Right(command), &[command.as_bytes(), b"0", b"0", b"1"]),
+            None => {}
         }
         self.say(Step::Filler, &[b"GET"]);
         self.say(Step::Right("EXEC"), &[b"EXEC"]);
@@ -151,7 +157,7 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     if config.database != 0 {
         opening.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
     }
-    opening.ask_rights();
+    opening.ask_rights(config.copies.as_ref().map(Copies::command));
     opening.say(Step::Memory, &[b"INFO", b"memory"]);
     for script in scripts.steps() {
         opening.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);

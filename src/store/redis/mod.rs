@@ -7,6 +7,7 @@
 
 mod codec;
 mod connection;
+mod copies;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use self::copies::Copies;
 use self::handshake::Refused;
 use self::scripts::Scripts;
 pub use self::sentinel::Service;
@@ -103,6 +105,8 @@ pub struct Config {
     pub client_name: String,
     /// How long a connection may be unused before a ping keeps it open.
     pub keep_alive: Option<Duration>,
+    /// How many copies of a lock there must be before it counts; `None`: that of the primary will do.
+    pub copies: Option<Copies>,
     /// How long resolving and connecting may take, all addresses of a host together, and the handshake of TLS.
     pub connect_timeout: Duration,
     /// How long the server may take to answer.
@@ -120,6 +124,7 @@ impl Config {
             database: 0,
             client_name: "dlock".to_owned(),
             keep_alive: Some(KEEP_ALIVE),
+            copies: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(5),
         }
@@ -147,6 +152,7 @@ impl fmt::Debug for Config {
             .field("database", &self.database)
             .field("client_name", &self.client_name)
             .field("keep_alive", &self.keep_alive)
+            .field("copies", &self.copies)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .finish()
@@ -202,7 +208,11 @@ struct Reached {
 
 impl RedisStore {
     /// No I/O.
-    pub fn new(config: Config) -> Self {
+    pub fn new(mut config: Config) -> Self {
+        if let Some(copies) = &mut config.copies {
+            // The connection says nothing meanwhile.
+            copies.timeout = copies.timeout.min(config.response_timeout / 2).max(Duration::from_millis(1));
+        }
         let (address, site) = (config.address.to_string(), Site::new(config));
         RedisStore {
             site,
@@ -239,8 +249,8 @@ impl Store for RedisStore {
                 known.replication_id = floor.replication_id;
             }
         }
-        let (timeout, scripts) = (self.site.config.response_timeout, Arc::clone(&self.scripts));
-        Ok(Box::new(connection::RedisConnection::new(stream, address, era, timeout, scripts)))
+        let (Config { response_timeout, copies, .. }, scripts) = (&self.site.config, Arc::clone(&self.scripts));
+        Ok(Box::new(connection::RedisConnection::new(stream, address, era, *response_timeout, *copies, scripts)))
     }
 
     fn subscribe(
@@ -250,7 +260,8 @@ impl Store for RedisStore {
     ) -> Result<Box<dyn Subscription>, Unreachable> {
         let shake = |site: &Site| handshake::for_messages(site, channel);
         let ((stream, left_over), Reached { address, era }) = self.reach(shake)?;
-        Ok(Box::new(subscription::RedisSubscription::new(stream, address, era, channel, left_over)))
+        let counts = self.site.config.copies.is_none();
+        Ok(Box::new(subscription::RedisSubscription::new(stream, address, era, channel, counts, left_over)))
     }
 
     fn address(&self) -> &str {
