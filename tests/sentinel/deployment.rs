@@ -232,7 +232,7 @@ impl Deployment {
             if !self.ways.unhurried {
                 // Known from 7.0 on; before, everything takes somewhat longer. What they publish must come more often than
                 // they take a replica that calls itself a primary for misled: after four periods.
-                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "700", "PING-PERIOD", "100", "ASK-PERIOD", "50"];
+                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "500", "PING-PERIOD", "100", "ASK-PERIOD", "50"];
                 let words: Vec<&str> = ["SENTINEL", "DEBUG"].into_iter().chain(quick).collect();
                 let _ = sentinel.ask::<String>(&words);
             }

@@ -109,7 +109,9 @@ fn a_first_connection_waits_for_a_failover_that_is_under_way() {
     let token = one.fencing_token().unwrap();
     deployment.servers[0].kill();
     let begun = Instant::now();
-    let after = locker(&url);
+    let mut patient = crate::options(&url);
+    patient.set_connect_timeout_ms(LONG_MS).unwrap(); // an election may need a second round
+    let after = Locker::new(&patient).unwrap();
     let two = lock(&after, "second");
     two.acquire().unwrap();
     println!("a new locker has a lock {:?} after the primary was killed", begun.elapsed());

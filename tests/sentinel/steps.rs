@@ -4,7 +4,7 @@ use dlock::store::redis::{Address, Config, RedisStore, Service};
 use dlock::{Locker, Status};
 
 use crate::bench::Bench;
-use crate::deployment::{Deployment, SERVICE, Ways};
+use crate::deployment::{Deployment, SERVICE, Ways, eventually};
 use crate::pki::{Pki, with_tls};
 use crate::{lock, locker, scenarios, target};
 
@@ -17,7 +17,7 @@ fn a_life(locker: &Locker) {
     let token = one.fencing_token().unwrap();
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| two.acquire());
-        crate::deployment::eventually("the waiter is queued", || one.is_locked().unwrap());
+        eventually("the waiter is queued", || one.is_locked().unwrap());
         one.release().unwrap();
         waiter.join().unwrap().unwrap();
     });
@@ -37,7 +37,8 @@ fn two_lives(deployment: &Deployment, url: &str) {
         lock.release().unwrap();
         token
     };
-    deployment.fail_over();
+    let (from, _) = deployment.fail_over();
+    eventually("the former primary is a replica, and misleads nobody", || deployment.role(from) == "slave");
     a_life(&locker);
     let lock = lock(&locker, "life");
     lock.acquire().unwrap();
