@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers clean
+.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,13 @@ history: ## judge a recorded history: FILES="a b …"
 
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header
+
+docs: ## the API as pages below target/docs/: C and C++ by doxygen (to be installed), Rust by cargo
+	@mkdir -p target/docs
+	@command -v doxygen > /dev/null || { echo "doxygen is not installed: install the package doxygen of your system"; exit 1; }
+	doxygen docs/Doxyfile
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --quiet --no-deps --lib --target-dir target/docs/rust
+	@echo "target/docs/c/index.html, target/docs/rust/doc/dlock/index.html"
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

@@ -131,7 +131,7 @@ Setup = namedtuple("Setup", "library target hiredis")
 # which is until a just-in-time compiler has seen all.
 Language = namedtuple("Language", "name build contenders warm_up_ms")
 LANGUAGES = [
-    Language("C", c, {"dlock": "dlock", "hiredis": "hiredis, connection a thread",
+    Language("C", c, {"dlock": "dlock", "dlock-queue": "dlock's completion queue", "hiredis": "hiredis, connection a thread",
                       "hiredis-shared": "hiredis, shared connection"}, 200),
     Language("Rust", rust, {"rslock": "rslock"}, 200),
     Language("Go", go, {"dlock-go": "dlock's Go package", "redsync": "redsync", "redislock": "bsm/redislock",
@@ -302,7 +302,7 @@ def figures(comparison, contender, blocks, ours):
 def verdicts(comparison, row):
     found = []
     for contender, what, sign, bound in comparison.aims:
-        if "ratio" in row and (contender == row["contender"] or (contender == "*" and row["contender"] != "dlock-go")):
+        if "ratio" in row and (contender == row["contender"] or (contender == "*" and not row["contender"].startswith("dlock-"))):
             ratio = row["ratio"][what]
             met = ratio <= bound if sign == "<=" else ratio >= bound if sign == ">=" else ratio > bound
             found.append({"what": what, "sign": sign, "bound": bound, "met": met})

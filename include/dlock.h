@@ -69,7 +69,7 @@
  *
  * The process. The library never prints, exits, installs a signal handler or touches the locale. A
  * locker runs a background thread named "dlock" from first need until it is freed, and for moments
- * others whose names begin so; after that nothing is left behind. Before dlclose(), free every
+ * others whose names begin so, all with every signal blocked; after that nothing is left behind. Before dlclose(), free every
  * locker, lock and queue: code that a thread still runs must not be unmapped. It may end at any
  * time, with threads blocked in calls. Where the system refuses memory, the process is aborted, as
  * Rust's standard library does; where it has no descriptor left, the call says so.

@@ -52,6 +52,7 @@ STEPS = [
     Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",
                           "target/planted", "--test", "simulator", "every_planted_bug_is_found", "--", "--exact"], 420, "cargo"),
     Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
+    Step("C++", [PYTHON, "tests/cpp/run.py"], 180, "lines"),
     Step("stress", [PYTHON, "tools/soak.py", "stress", "15"], 180, "lines"),
     Step("faults", [PYTHON, "tests/faults/run.py"], 300, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
@@ -64,6 +65,10 @@ STEPS = [
     Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
     Step("gofmt of the faults", ["gofmt", "-l", "."], 60, "silence", where="tests/faults/go"),
     Step("go vet of the faults", ["go", "vet", "./..."], 240, where="tests/faults/go"),
+    Step("gofmt of the languages", ["gofmt", "-l", "."], 60, "silence", where="tests/languages/go"),
+    Step("go vet of the languages", ["go", "vet", "./..."], 240, where="tests/languages/go"),
+    Step("languages", [PYTHON, "tests/languages/run.py"], 300, "lines"),
+    Step("code in the documents", [PYTHON, "tests/docs/run.py"], 300, "lines"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 870

@@ -69,10 +69,10 @@ def faults(program, seconds, seed):
 
 
 def servers(which):
-    """(name, path) of the servers."""
+    """(name, path) of the servers: lines of `<path>`, or of `<name>=<path>  <version>`."""
     words = [sys.executable, str(ROOT / "tools" / "servers.py"), which]
-    lines = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
-    return [line.split("=", 1) if "=" in line else (line, line) for line in lines]
+    lines = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    return [line.split("  ")[0].split("=", 1) if "=" in line else (line, line) for line in lines]
 
 
 def main(arguments):

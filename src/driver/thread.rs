@@ -35,7 +35,7 @@ struct Start {
 }
 
 impl Thread {
-    /// `name`: at most 15 bytes.
+    /// `name`: at most 15 bytes. All signals are blocked in it: the program's handlers run on the program's threads.
     pub fn spawn(name: &'static CStr, body: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
         let start = Box::into_raw(Box::new(Start { name, ended: Arc::clone(&ended), body: Box::new(body) }));
@@ -46,7 +46,9 @@ impl Thread {
             if result == 0 {
                 result = libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK);
                 if result == 0 {
+                    let before = mask_signals(&all_signals());
                     result = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run, start.cast());
+                    mask_signals(&before);
                 }
                 libc::pthread_attr_destroy(attributes.as_mut_ptr());
             }
@@ -78,6 +80,25 @@ impl Drop for Thread {
     fn drop(&mut self) {
         // SAFETY: neither joined nor detached before.
         unsafe { libc::pthread_detach(self.id) };
+    }
+}
+
+fn all_signals() -> libc::sigset_t {
+    let mut all = MaybeUninit::uninit();
+    // SAFETY: fills the set.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        all.assume_init()
+    }
+}
+
+/// Sets which signals this thread blocks; returns those it blocked before. A new thread begins with those of its maker.
+fn mask_signals(blocked: &libc::sigset_t) -> libc::sigset_t {
+    let mut before = MaybeUninit::uninit();
+    // SAFETY: two sets, of which the second is filled; it fails for nothing but a first argument out of range.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, blocked, before.as_mut_ptr());
+        before.assume_init()
     }
 }
 
@@ -116,5 +137,27 @@ mod tests {
         thread.unwrap().join();
         assert_eq!(RAN.load(Ordering::SeqCst), 1);
         Thread::spawn(c"dlock-test", || std::panic::panic_any(1)).unwrap().join();
+    }
+
+    /// Does this thread block it?
+    fn blocks(signal: libc::c_int) -> bool {
+        let mut blocked = MaybeUninit::uninit();
+        // SAFETY: reads the mask, changes nothing.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), blocked.as_mut_ptr());
+            libc::sigismember(blocked.as_ptr(), signal) == 1
+        }
+    }
+
+    #[test]
+    fn signals_are_left_to_the_programs_own_threads() {
+        static BLOCKED: AtomicBool = AtomicBool::new(false);
+        Thread::spawn(c"dlock-test", || {
+            BLOCKED.store([libc::SIGINT, libc::SIGTERM, libc::SIGUSR1].into_iter().all(blocks), Ordering::SeqCst);
+        })
+        .unwrap()
+        .join();
+        assert!(BLOCKED.load(Ordering::SeqCst));
+        assert!(![libc::SIGINT, libc::SIGTERM, libc::SIGUSR1].into_iter().any(blocks), "the maker's are as before");
     }
 }

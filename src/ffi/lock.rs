@@ -255,6 +255,7 @@ pub unsafe extern "C" fn dlock_lock_is_locked_by_me(
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `lock`, `exists` or `owner` is NULL.
 ///
 /// cbindgen:ptrs-as-arrays=[[owner;DLOCK_UUID_SIZE]]
+#[allow(rustdoc::broken_intra_doc_links)] // the line above is cbindgen's
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_lock_owner(
     lock: Option<&dlock_lock>,
@@ -284,6 +285,7 @@ pub unsafe extern "C" fn dlock_lock_owner(
 /// - `DLOCK_ERR_FORKED`, `DLOCK_ERR_PANIC`
 ///
 /// cbindgen:ptrs-as-arrays=[[id;DLOCK_UUID_SIZE]]
+#[allow(rustdoc::broken_intra_doc_links)] // the line above is cbindgen's
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_lock_id(lock: Option<&dlock_lock>, id: *mut c_char) -> dlock_status {
     // SAFETY: `id` is the caller's, as the header says.

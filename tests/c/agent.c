@@ -5,8 +5,9 @@
  *
  * A line is one call; each is answered by one line `<status> <elapsed ms> <value> <message>`, `-` for no value.
  *
- *     new · acquire · acquire_timeout <ms> · try · backoff <retries> <ms> · release · is_locked ·
- *     is_locked_by_me · owner · id · token · remaining · cycle (acquire, token, release)
+ *     new · open <group> <name> ('' for an empty one) · acquire · acquire_timeout <ms> · try ·
+ *     backoff <retries> <ms> · release · extend <ms> · is_locked · is_locked_by_me · owner · id · token ·
+ *     remaining · cycle (acquire, token, release)
  *
  * The end of the input frees the handles and ends the program.
  */
@@ -78,11 +79,25 @@ static dlock_status cycle(void) {
     return status == DLOCK_OK ? dlock_lock_release(lock, &err) : status;
 }
 
-static dlock_status run(char **argv, const char *command, unsigned long long a, unsigned long long b) {
+static dlock_status open_lock(const char *group, const char *name) {
+    dlock_lock_free(lock);
+    lock = NULL;
+    return dlock_lock_new(locker, name, group, &lock, &err);
+}
+
+/* What was meant by a word: '' is nothing. */
+static const char *meant(const char *word) { return strcmp(word, "''") == 0 ? "" : word; }
+
+static dlock_status run(char **argv, const char *command, const char *first, const char *second) {
+    unsigned long long a = strtoull(first, NULL, 10), b = strtoull(second, NULL, 10);
     if (strcmp(command, "new") == 0) {
-        dlock_lock_free(lock);
-        lock = NULL;
-        return dlock_lock_new(locker, argv[7], argv[6], &lock, &err);
+        return open_lock(argv[6], argv[7]);
+    }
+    if (strcmp(command, "open") == 0) {
+        return open_lock(meant(first), meant(second));
+    }
+    if (strcmp(command, "extend") == 0) {
+        return dlock_lock_extend(lock, a, &err);
     }
     if (strcmp(command, "acquire") == 0) {
         return dlock_lock_acquire(lock, &err);
@@ -144,15 +159,14 @@ int main(int argc, char **argv) {
     must(dlock_options_set_response_timeout_ms(options, strtoull(argv[5], NULL, 10), &err));
     must(dlock_locker_new(options, &locker, &err));
     dlock_options_free(options);
-    char line[256];
+    char line[2048];
     while (fgets(line, sizeof line, stdin) != NULL) {
-        char command[64] = "";
-        unsigned long long a = 0, b = 0;
-        sscanf(line, "%63s %llu %llu", command, &a, &b);
+        char command[64] = "", first[1024] = "", second[1024] = "";
+        sscanf(line, "%63s %1023s %1023s", command, first, second);
         strcpy(value, "-");
         memset(&err, 0, sizeof err);
         uint64_t start = now_ms();
-        dlock_status status = run(argv, command, a, b);
+        dlock_status status = run(argv, command, first, second);
         printf("%s %llu %s %s\n", dlock_status_name(status), (unsigned long long)(now_ms() - start), value,
                err.message);
         fflush(stdout);

@@ -1,4 +1,4 @@
-"""What the C tests need around them: private servers, agents to be killed, named checks. Knows nothing
+"""What the C and C++ tests need around them: private servers, agents to be killed, named checks. Knows nothing
 of the lock protocol but the name of its counter.
 
 Everything started here is in a process group of its own and is killed by `stop_all`, whatever happens.
@@ -23,6 +23,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 from private_server import Resp, RespError, free_port  # noqa: E402
 
 TEMPORARY = tempfile.mkdtemp(prefix="dlock-c-")
+INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
+SYSTEM_LIBRARIES = ["-lpthread", "-ldl", "-lm"]
 
 _running = []
 _running_lock = threading.Lock()
@@ -149,14 +152,15 @@ Answer = namedtuple("Answer", "status elapsed_ms value message")
 
 
 class Agent:
-    """tests/c/agent.c in a process of its own: one locker, one lock handle, one call after the other."""
+    """tests/c/agent.c, or what speaks its lines, in a process of its own: one locker, one lock handle, one call after the
+    other."""
 
     program = None
 
     def __init__(self, url, name="lock", lease=30000, renew=True, connect_timeout=5000, response_timeout=5000,
-                 group="test"):
-        self.process = start([self.program, url, lease, int(renew), connect_timeout, response_timeout, group, name],
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                 group="test", command=None):
+        self.process = start([*(command or [self.program]), url, lease, int(renew), connect_timeout, response_timeout, group,
+                              name], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -281,3 +285,75 @@ class Report:
 def fail_early(text):
     print(f"not ok - {text}\n0 passed, 1 failed", flush=True)
     sys.exit(1)
+
+
+def link_shared(directory=LIBRARY):
+    return [f"-L{directory}", f"-Wl,-rpath,{directory}", "-ldlock", *SYSTEM_LIBRARIES]
+
+
+# Jobs: named functions that report checks, several at once.
+
+def chosen(jobs, arguments):
+    """The jobs whose name contains one of the arguments; all of them without any."""
+    return {name: job for name, job in jobs.items() if not arguments or any(part in name for part in arguments)}
+
+
+def run_jobs(jobs, arguments, report, workers):
+    """Runs the chosen jobs, prints the count of their checks, and returns the exit status."""
+    waiting = queue.Queue()
+    for item in chosen(jobs, arguments).items():
+        waiting.put(item)
+    threads = [threading.Thread(target=_work, args=(waiting, report), daemon=True) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.2)  # In slices, so that a signal is heard.
+    print(f"{report.passed} passed, {report.failed} failed", flush=True)
+    return 0 if report.failed == 0 and report.passed > 0 else 1
+
+
+def _work(jobs, report):
+    while True:
+        try:
+            name, job = jobs.get_nowait()
+        except queue.Empty:
+            return
+        begun = time.monotonic()
+        try:
+            job()
+        except BaseException as error:  # A defect here is a failure of the check, not of the others.
+            report.line(False, f"job {name} ran to its end", f"{type(error).__name__}: {error}")
+        report.note(f"job {name}: {time.monotonic() - begun:.1f} s")
+
+
+def _interrupted(number, _frame):
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def run_main(main, jobs, needed):
+    """What a program of tests does: `--list`, or `main` with the arguments, on a server that is there and with the files
+    that are `needed`. Whatever happens, everything is stopped. Does not return."""
+    arguments = sys.argv[1:]
+    if arguments == ["--list"]:
+        print("\n".join(jobs))
+        sys.exit(0)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupted)
+    try:
+        Server.binary = os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+        if not Server.binary:
+            fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
+        for path in needed:
+            if not path.exists():
+                fail_early(f"{path} is missing: cargo build --release")
+        result = main(arguments)
+    except KeyboardInterrupt:
+        print("not ok - interrupted", flush=True)
+        result = 130
+    except SystemExit as early:
+        result = early.code
+    finally:
+        stop_all()
+    sys.stdout.flush()
+    os._exit(result)

@@ -15,29 +15,22 @@ with the compiler's leak sanitizer. Needs nothing but Python's standard library.
 """
 
 import os
-import queue
 import re
 import shlex
 import shutil
-import signal
-import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import crash
 import harness
-from harness import ROOT, TEMPORARY, Agent, Report, Server, fail_early, run
+from harness import INCLUDE, LIBRARY, ROOT, SYSTEM_LIBRARIES, TEMPORARY, Agent, Report, Server, link_shared, run
 from private_server import start_service
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 UNDER = shlex.split(os.environ.get("DLOCK_RUN_UNDER", ""))
-INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 EXAMPLES = ROOT / "examples" / "c"
 WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-SYSTEM_LIBRARIES = ["-lpthread", "-ldl", "-lm"]
 # Jobs that run at once: most of them wait for clocks.
 WORKERS = 3
 
@@ -67,10 +60,6 @@ EXAMPLE_RUNS = {
 }
 
 report = Report()
-
-
-def link_shared(directory=LIBRARY):
-    return [f"-L{directory}", f"-Wl,-rpath,{directory}", "-ldlock", *SYSTEM_LIBRARIES]
 
 
 def link_static():
@@ -372,59 +361,11 @@ JOBS = {
 }
 
 
-def work(jobs):
-    while True:
-        try:
-            name, job = jobs.get_nowait()
-        except queue.Empty:
-            return
-        begun = time.monotonic()
-        try:
-            job()
-        except BaseException as error:  # A defect here is a failure of the check, not of the others.
-            report.line(False, f"job {name} ran to its end", f"{type(error).__name__}: {error}")
-        report.note(f"job {name}: {time.monotonic() - begun:.1f} s")
-
-
-def interrupted(number, _frame):
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
 def main(arguments):
-    if arguments == ["--list"]:
-        print("\n".join(JOBS))
-        return 0
-    chosen = {name: job for name, job in JOBS.items() if not arguments or any(part in name for part in arguments)}
-    Server.binary = os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
-    if not Server.binary:
-        fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
-    for path in (INCLUDE / "dlock.h", LIBRARY / "libdlock.so", LIBRARY / "libdlock.a"):
-        if not path.exists():
-            fail_early(f"{path} is missing: cargo build --release")
-    if any(name in ("crash", "refused", "foreign") for name in chosen):
+    if any(name in ("crash", "refused", "foreign") for name in harness.chosen(JOBS, arguments)):
         compile_agent()
-    jobs = queue.Queue()
-    for item in chosen.items():
-        jobs.put(item)
-    workers = [threading.Thread(target=work, args=(jobs,), daemon=True) for _ in range(WORKERS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        while worker.is_alive():
-            worker.join(0.2)  # In slices, so that a signal is heard.
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 0 if report.failed == 0 and report.passed > 0 else 1
+    return harness.run_jobs(JOBS, arguments, report, WORKERS)
 
 
 if __name__ == "__main__":
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, interrupted)
-    try:
-        result = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("not ok - interrupted", flush=True)
-        result = 130
-    finally:
-        harness.stop_all()
-    sys.stdout.flush()
-    os._exit(result)
+    harness.run_main(main, JOBS, (INCLUDE / "dlock.h", LIBRARY / "libdlock.so", LIBRARY / "libdlock.a"))

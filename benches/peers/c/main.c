@@ -1,7 +1,8 @@
 /*
- * dlock, and the lock that C programs write by hand with hiredis (SET NX PX, then a script that compares and deletes),
- * in two ways: a connection for each thread, and one that the threads share under a mutex. Serves the lines that
- * ../README.md describes. Knows nothing of other programs.
+ * dlock in two ways: a thread for each lock, and one thread with a task for each, through the completion queue. And the
+ * lock that C programs write by hand with hiredis (SET NX PX, then a script that compares and deletes), in two ways: a
+ * connection for each thread, and one that the threads share under a mutex. Serves the lines that ../README.md describes.
+ * Knows nothing of other programs.
  *
  *     peers-c <port>
  */
@@ -13,12 +14,15 @@
 /* By hand there is no default for the pause between two attempts; a tenth of the usual 100 ms, to the peer's favour. */
 enum { MOST_THREADS = 64, RETRY_US = 10000 };
 
-/* What a thread acquires and releases; `state` is its own. */
+struct worker;
+
+/* What a thread acquires and releases; `state` is its own. Or `serve` does what so many threads would. */
 struct contender {
     const char *name;
     void *(*open)(const char *lock, int thread);
     void (*acquire)(void *state);
     void (*release)(void *state);
+    void (*serve)(struct worker *workers, int count);
     void *own[MOST_THREADS], *hot[MOST_THREADS]; /* as opened by earlier requests */
 };
 
@@ -27,7 +31,7 @@ struct worker {
     const struct contender *contender;
     void *state;
     long pairs;
-    uint64_t longest_ns, *ns;
+    uint64_t before, took, longest_ns, *ns;
     size_t capacity;
 };
 
@@ -36,18 +40,38 @@ static pthread_barrier_t ready, set;
 static uint64_t end_ns;
 static bool hot;
 
+/* A pair was done; only those within the block count. */
+static void note(struct worker *worker, uint64_t took, uint64_t after)
+{
+    worker->longest_ns = took > worker->longest_ns ? took : worker->longest_ns;
+    if (after > end_ns)
+        return;
+    if ((size_t)worker->pairs == worker->capacity) {
+        worker->capacity = worker->capacity ? 2 * worker->capacity : 4096;
+        worker->ns = realloc(worker->ns, worker->capacity * sizeof *worker->ns);
+        if (!worker->ns)
+            die("out of memory");
+    }
+    worker->ns[worker->pairs++] = took;
+}
+
 /* --- dlock --- */
 
-static void *ours_open(const char *lock, int thread)
+static dlock_locker *our_locker(void)
 {
     static dlock_locker *locker;
-    (void)thread;
     if (!locker) {
         char url[64];
         redis_url(url, sizeof url, port);
         locker = open_locker(url);
     }
-    return open_lock(locker, lock);
+    return locker;
+}
+
+static void *ours_open(const char *lock, int thread)
+{
+    (void)thread;
+    return open_lock(our_locker(), lock);
 }
 
 static void ours_acquire(void *state)
@@ -60,6 +84,46 @@ static void ours_release(void *state)
 {
     dlock_error err;
     must(dlock_lock_release(state, &err), &err, "release");
+}
+
+/* --- dlock by its completion queue: an event of one operation submits the next --- */
+
+static void queue_serve(struct worker *workers, int count)
+{
+    static dlock_queue *queue;
+    dlock_event events[MOST_THREADS];
+    dlock_error err;
+    int running = count;
+    if (!queue)
+        must(dlock_queue_new(our_locker(), &queue, &err), &err, "queue_new");
+    for (int i = 0; i < count; i++) {
+        workers[i].before = now_ns();
+        must(dlock_submit_acquire(queue, workers[i].state, DLOCK_WAIT_FOREVER, (uint64_t)i, &err), &err, "submit_acquire");
+    }
+    while (running > 0) {
+        size_t n;
+        must(dlock_queue_wait(queue, events, MOST_THREADS, 60000, &n, &err), &err, "queue_wait");
+        if (n == 0)
+            die("no event for a minute");
+        for (size_t i = 0; i < n; i++) {
+            struct worker *worker = &workers[events[i].user_data];
+            uint64_t now = now_ns();
+            if (events[i].status != DLOCK_OK)
+                die("%s: %s", dlock_status_name(events[i].status), events[i].message);
+            if (events[i].kind == DLOCK_EVENT_ACQUIRE) {
+                worker->took = now - worker->before;
+                must(dlock_submit_release(queue, worker->state, events[i].user_data, &err), &err, "submit_release");
+                continue;
+            }
+            note(worker, hot ? worker->took : now - worker->before, now);
+            worker->before = now;
+            if (now < end_ns)
+                must(dlock_submit_acquire(queue, worker->state, DLOCK_WAIT_FOREVER, events[i].user_data, &err), &err,
+                     "submit_acquire");
+            else
+                running--;
+        }
+    }
 }
 
 /* --- hiredis --- */
@@ -147,6 +211,7 @@ static void shared_release(void *state)
 
 static struct contender contenders[] = {
     {.name = "dlock", .open = ours_open, .acquire = ours_acquire, .release = ours_release},
+    {.name = "dlock-queue", .open = ours_open, .serve = queue_serve},
 #ifdef HAVE_HIREDIS
     {.name = "hiredis", .open = alone_open, .acquire = alone_acquire, .release = alone_release},
     {.name = "hiredis-shared", .open = shared_open, .acquire = shared_acquire, .release = shared_release},
@@ -154,17 +219,6 @@ static struct contender contenders[] = {
 };
 
 /* --- a block --- */
-
-static void note(struct worker *worker, uint64_t ns)
-{
-    if ((size_t)worker->pairs == worker->capacity) {
-        worker->capacity = worker->capacity ? 2 * worker->capacity : 4096;
-        worker->ns = realloc(worker->ns, worker->capacity * sizeof *worker->ns);
-        if (!worker->ns)
-            die("out of memory");
-    }
-    worker->ns[worker->pairs++] = ns;
-}
 
 static void *work(void *argument)
 {
@@ -175,21 +229,33 @@ static void *work(void *argument)
         worker->contender->acquire(worker->state);
         uint64_t acquired = now_ns();
         worker->contender->release(worker->state);
-        uint64_t after = now_ns(), took = (hot ? acquired : after) - before;
-        worker->longest_ns = took > worker->longest_ns ? took : worker->longest_ns;
-        if (after <= end_ns)
-            note(worker, took);
+        uint64_t after = now_ns();
+        note(worker, (hot ? acquired : after) - before, after);
         before = after;
     }
     return NULL;
+}
+
+static void run_threads(struct worker *workers, int count, uint64_t ms)
+{
+    pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
+    pthread_barrier_init(&set, NULL, (unsigned)count + 1);
+    for (int i = 0; i < count; i++)
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0)
+            die("no thread");
+    pthread_barrier_wait(&ready);
+    end_ns = now_ns() + ms * 1000000;
+    pthread_barrier_wait(&set);
+    for (int i = 0; i < count; i++)
+        pthread_join(workers[i].thread, NULL);
+    pthread_barrier_destroy(&ready);
+    pthread_barrier_destroy(&set);
 }
 
 static void block(struct contender *contender, int count, uint64_t ms)
 {
     static struct worker workers[MOST_THREADS];
     static struct samples all;
-    pthread_barrier_init(&ready, NULL, (unsigned)count + 1);
-    pthread_barrier_init(&set, NULL, (unsigned)count + 1);
     for (int i = 0; i < count; i++) {
         void **state = hot ? &contender->hot[i] : &contender->own[i];
         if (!*state) {
@@ -201,23 +267,21 @@ static void block(struct contender *contender, int count, uint64_t ms)
         workers[i].state = *state;
         workers[i].pairs = 0;
         workers[i].longest_ns = 0;
-        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0)
-            die("no thread");
     }
-    pthread_barrier_wait(&ready);
-    end_ns = now_ns() + ms * 1000000;
-    pthread_barrier_wait(&set);
+    if (contender->serve) {
+        end_ns = now_ns() + ms * 1000000;
+        contender->serve(workers, count);
+    } else {
+        run_threads(workers, count, ms);
+    }
     long pairs = 0, least = INT64_MAX, most = 0;
     uint64_t longest = 0;
     for (int i = 0; i < count; i++) {
-        pthread_join(workers[i].thread, NULL);
         pairs += workers[i].pairs;
         least = workers[i].pairs < least ? workers[i].pairs : least;
         most = workers[i].pairs > most ? workers[i].pairs : most;
         longest = workers[i].longest_ns > longest ? workers[i].longest_ns : longest;
     }
-    pthread_barrier_destroy(&ready);
-    pthread_barrier_destroy(&set);
     free(all.ns);
     all = samples_new((size_t)pairs + 1);
     for (int i = 0; i < count; i++)

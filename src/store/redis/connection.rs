@@ -106,13 +106,12 @@ impl RedisConnection {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        let lost = |error| format!("the connection is lost: {error}");
-        self.stream.flush().map_err(lost)?;
+        self.stream.flush();
         while self.sent < self.out.len() {
             match self.stream.send(&self.out[self.sent..]) {
                 Ok(0) => return Ok(()),
                 Ok(count) => self.sent += count,
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(format!("the connection is lost: {error}")),
             }
         }
         self.out.clear();

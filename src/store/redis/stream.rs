@@ -41,8 +41,10 @@ impl Stream {
     }
 
     /// Sends what was taken and could not be sent then.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.tls.as_mut().map_or(Ok(()), |tls| tls.flush(&self.socket))
+    pub fn flush(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.flush(&self.socket);
+        }
     }
 
     /// Was something taken that is not sent?

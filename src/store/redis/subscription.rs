@@ -29,9 +29,7 @@ impl RedisSubscription {
     }
 
     fn flush(&mut self) -> Result<(), Unreachable> {
-        if let Err(error) = self.stream.flush() {
-            return Err(self.lost(&format!("the subscription is lost: {error}")));
-        }
+        self.stream.flush();
         while !self.out.is_empty() {
             match self.stream.send(&self.out) {
                 Ok(0) => break,
@@ -87,23 +85,13 @@ impl Subscription for RedisSubscription {
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
         self.era.check().map_err(|problem| self.lost(&problem))?;
         self.flush()?;
-        let mut closed = None;
-        loop {
-            match self.stream.receive(&mut self.input, Duration::ZERO, false) {
-                Ok(Received::Data(_)) => {}
-                Ok(Received::Nothing) => break,
-                Ok(Received::Closed) => {
-                    closed = Some("the server closed the subscription".to_owned());
-                    break;
-                }
-                Err(error) => {
-                    closed = Some(format!("the subscription is lost: {error}"));
-                    break;
-                }
-            }
-            self.decode(pushes)?;
-        }
-        // What came with the handshake's last reply has not been looked at yet.
+        // Once: where there is more, the descriptor stays readable.
+        let closed = match self.stream.receive(&mut self.input, Duration::ZERO, false) {
+            Ok(Received::Data(_) | Received::Nothing) => None,
+            Ok(Received::Closed) => Some("the server closed the subscription".to_owned()),
+            Err(error) => Some(format!("the subscription is lost: {error}")),
+        };
+        // Also where nothing has come: what came with the handshake's last reply has not been looked at yet.
         self.decode(pushes)?;
         closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
     }

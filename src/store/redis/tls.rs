@@ -134,7 +134,7 @@ impl Session {
     pub fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
         self.check()?;
         let taken = self.inner.writer().write(bytes)?;
-        self.flush(socket)?;
+        self.flush(socket);
         Ok(taken)
     }
 
@@ -142,15 +142,10 @@ impl Session {
         self.failed.as_ref().map_or(Ok(()), |why| Err(io::Error::other(why.clone())))
     }
 
-    pub fn flush(&mut self, socket: &Socket) -> io::Result<()> {
-        while self.inner.wants_write() {
-            match self.inner.write_tls(&mut Out(socket)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    /// Sends what there is room for. That it cannot be sent says less than what the other side said before it closed,
+    /// such as that it wants a certificate: [`receive`](Self::receive) tells that, or that the connection has ended.
+    pub fn flush(&mut self, socket: &Socket) {
+        while self.inner.wants_write() && self.inner.write_tls(&mut Out(socket)).is_ok() {}
     }
 
     pub fn wants_write(&self) -> bool {
@@ -164,8 +159,7 @@ impl Session {
         wait: Duration,
         unsent: bool,
     ) -> io::Result<Received> {
-        // That it cannot be sent says less than what the other side may have said before.
-        let _ = self.flush(socket);
+        self.flush(socket);
         self.check()?;
         if self.closed {
             return Ok(Received::Closed);
@@ -178,7 +172,7 @@ impl Session {
         }
         let before = input.len();
         if let Err(error) = self.decrypt(input) {
-            let _ = self.flush(socket); // the alert
+            self.flush(socket); // the alert
             self.failed = Some(error.to_string());
             if input.len() == before {
                 return Err(error);
@@ -205,7 +199,7 @@ impl Session {
     /// Says that nothing more comes, if there is room for it.
     pub fn close(&mut self, socket: &Socket) {
         self.inner.send_close_notify();
-        let _ = self.flush(socket);
+        self.flush(socket);
     }
 }
 

@@ -135,8 +135,9 @@ func (c *contender) look(lock int) (until int64, held bool) {
 	return at + remaining.Microseconds(), remaining > 0
 }
 
-// work holds for a while, looks, and writes. False: the lock was lost.
-func (c *contender) work(lock int, token uint64) bool {
+// work holds for a while, looks, and writes. It answers until when the lock was last seen to be certainly held, and false
+// where it was lost.
+func (c *contender) work(lock int, token uint64) (until int64, held bool) {
 	disturbed := phase.Load() == faults
 	seldom := 100
 	if c.expires() {
@@ -146,10 +147,10 @@ func (c *contender) work(lock int, token uint64) bool {
 		c.pause(2 * lease) // lives on its renewals, or to the end of its lease
 	}
 	for range 1 + c.below(4) {
-		until, held := c.look(lock)
+		until, held = c.look(lock)
 		if !held {
 			c.note("lost", now(), lock, "")
-			return false
+			return until, false
 		}
 		c.note("renewed", now(), lock, fmt.Sprintf(" until=%d", until))
 		if disturbed && c.below(250) == 0 {
@@ -161,7 +162,7 @@ func (c *contender) work(lock int, token uint64) bool {
 		}
 		c.pause(4 * time.Millisecond)
 	}
-	return true
+	return until, true
 }
 
 func (c *contender) turn() {
@@ -182,14 +183,15 @@ func (c *contender) turn() {
 	if held {
 		c.note("acquired", now(), lock, fmt.Sprintf(" token=%d until=%d", token, until))
 		acquisitions.Add(1)
-		held = c.work(lock, token)
+		until, held = c.work(lock, token)
 	} else {
 		c.note("fails", now(), lock, " status=lost-at-once")
 	}
 	if held {
 		c.note("released", now(), lock, "")
 	}
-	if err := c.locker.Unlock(c.handles[lock]); isCalm && held && err != nil {
+	// Its lease may have ended on the way, where the server's disk or the machine stood still.
+	if err := c.locker.Unlock(c.handles[lock]); isCalm && held && err != nil && now() < until {
 		fatal("a release in calm", err)
 	}
 	c.pause(time.Millisecond)
