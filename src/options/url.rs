@@ -116,8 +116,7 @@ fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
             _ if common(&mut config, &name, &value)? || secured(&mut config, &name, &value)? => {}
             _ => {
                 let known = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof, sentinel_username, \
-                             sentinel_password; with rediss-sentinel:// also \
-                             ca, cert, key, server_name, sentinel_tls";
+                             sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls";
                 return Err(unknown(&name, query, known));
             }
         }
@@ -263,7 +262,7 @@ fn unknown(name: &str, query: &str, known: &str) -> String {
     if harmless && !query.contains('@') && !query.split('&').any(is_secret) {
         return format!("there is no parameter {name}; known are {known}");
     }
-    format!("a parameter is unknown; known are {known} (in a password, `?` and `&` are written %3F and %26)")
+    format!("a parameter is unknown; known are {known} (in a password `?` and `&` are %3F and %26)")
 }
 
 /// The parameters of every server. False: it is none of them.
