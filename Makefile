@@ -3,16 +3,19 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
 
 demo: build ## several processes and threads take turns on one lock, on a private server
 	@$(PYTHON) demo/demo.py
+
+demo-failover: build ## the same behind sentinels: the primary is killed, and the sentinels name another
+	@$(PYTHON) demo/demo.py --failover
 
 test: ## run every check; the last line counts them
 	@$(PYTHON) tools/check.py

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Shows the lock at work: processes and threads take turns on one lock, one process is killed while it holds it, and a
-timeline tells who held it when. What `make demo` runs, after building the library.
+timeline tells who held it when. What `make demo` runs, after building the library. With `--failover` (`make demo-failover`)
+the server is one of two behind three sentinels, and it is the primary that is killed.
 
 A private Redis is started for it and stopped again, as is everything else, also on Ctrl-C. The exit status is not 0 if
 two held the lock at once, if a fencing token fell, or if anything failed. Knows nothing of the lock protocol.
@@ -13,6 +14,7 @@ whose threads take the numbers from the first one on, contend for the lock `demo
 many seconds. It writes one line for each turn to stdout, at once:
 
     turn <number> <waits> <held> <freed> <token>    an acquisition, told after the release
+    lost <number> <waits> <held> <freed> <token>    the same, where the release was answered that the lock was lost
     stuck <number> <waits> <held> <token>           told while holding; it will not release
     failed <number> <text>                          what went wrong, before it exits with a status that is not 0
 
@@ -39,7 +41,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
-from private_server import Failed, Processes, default_server, start_server  # noqa: E402
+from private_server import Failed, Processes, default_server, primary_of, start_server, start_service  # noqa: E402
 
 PROCESSES = 4
 THREADS = 3
@@ -52,7 +54,7 @@ VICTIM = 1
 GRACE_SECONDS = 15
 
 # One acquisition; `freed` of a killed holder is the moment of its death.
-Turn = namedtuple("Turn", "contender waits held freed token killed")
+Turn = namedtuple("Turn", "contender waits held freed token killed lost", defaults=(False, False))
 
 
 def library_directories():
@@ -118,13 +120,13 @@ class Contest:
             self.lines.put((child, line.decode(errors="replace").split()))
         self.lines.put((child, None))
 
-    def run(self):
-        """Until all have ended; kills the victim on the way."""
+    def run(self, strike):
+        """Until all have ended; strikes on the way."""
         end = time.monotonic() + SECONDS + GRACE_SECONDS
         stick_at = time.monotonic() + KILL_AFTER
         while self.open > 0:
             if stick_at is not None and time.monotonic() > stick_at:
-                self.tell(self.children[VICTIM], b"stick\n")
+                strike(self)
                 stick_at = None
             try:
                 child, words = self.lines.get(timeout=0.05)
@@ -146,9 +148,9 @@ class Contest:
             pass  # It has ended already; `ended` says how.
 
     def told(self, child, words):
-        numbers = [int(word) for word in words[1:]] if words[0] in ("turn", "stuck") else []
-        if words[0] == "turn" and len(numbers) == 5:
-            self.turns.append(Turn(*numbers, killed=False))
+        numbers = [int(word) for word in words[1:]] if words[0] in ("turn", "lost", "stuck") else []
+        if words[0] in ("turn", "lost") and len(numbers) == 5:
+            self.turns.append(Turn(*numbers, lost=words[0] == "lost"))
         elif words[0] == "stuck" and len(numbers) == 4:
             contender, waits, held, token = numbers
             time.sleep(0.3)  # A holder like any other, until now.
@@ -273,6 +275,51 @@ def show(contest, findings):
     table(labels, turns, killed)
 
 
+def kill_a_holder(contest):
+    contest.tell(contest.children[VICTIM], b"stick\n")
+
+
+class PrimaryKiller:
+    """Kills the primary, and waits until the sentinels name another."""
+
+    def __init__(self, primary, sentinels):
+        self.primary = primary
+        self.sentinels = sentinels
+        self.killed = self.replaced = None
+
+    def strike(self, _contest):
+        before = primary_of(self.sentinels[0])
+        self.killed = time.monotonic_ns()
+        os.killpg(self.primary.pid, signal.SIGKILL)
+        threading.Thread(target=self.watch, args=(before,), daemon=True).start()
+
+    def watch(self, before):
+        while primary_of(self.sentinels[0]) == before:
+            time.sleep(0.01)
+        self.replaced = time.monotonic_ns()
+
+    def show(self, contest, findings):
+        """What the failover cost."""
+        drawing = Drawing(sys.stdout)
+        turns, killed = findings.turns, self.killed
+        print("\nWho held the lock, and when:\n")
+        drawing.timeline(contest.labels, turns, contest.begun, max(turn.freed for turn in turns))
+        after = next((turn for turn in turns if turn.held > killed), None)
+        if self.replaced is None or after is None:
+            raise Failed("nobody got the lock after the primary was killed")
+        lost = sum(turn.lost for turn in turns)
+        # What was not copied can be given twice: not a fault of the lock's, and what its tokens are for.
+        excused = [pair for pair in findings.overlaps if pair[0].held < killed < pair[1].held]
+        findings.overlaps = [pair for pair in findings.overlaps if pair not in excused]
+        print(f"\nThe primary was killed (SIGKILL) {duration(killed - contest.begun)} after the beginning. The sentinels named "
+              f"another {duration(self.replaced - killed)} later;\n{contest.labels[after.contender]} had the lock "
+              f"{duration(after.held - killed)} after the kill, with a token above all before. {lost} holders were told of a loss, "
+              f"{len(excused)} held it beside its next holder.")
+        print("\nA closer look at the failover:\n")
+        drawing.timeline(contest.labels, turns, killed - 200_000_000, after.held + 200_000_000)
+        table(contest.labels, turns, [])
+
+
 def table(labels, turns, killed):
     print(f"\n{'':8} {'acquired':>9} {'mean wait':>11} {'longest':>10}   {'first token':>18} {'last token':>18}")
     for number, label in enumerate(labels):
@@ -302,9 +349,14 @@ def verdict(labels, findings):
 
 def demo(arguments, processes, directory):
     program = compile_contender(directory)
-    go_program = build_go_contender(directory)
-    port, _ = start_server(processes, directory, default_server())
-    url = f"redis://127.0.0.1:{port}"
+    killer, go_program = None, None
+    if arguments.failover:
+        url, *service = start_service(processes, directory, default_server())
+        killer = PrimaryKiller(*service)
+    else:
+        go_program = build_go_contender(directory)
+        port, _ = start_server(processes, directory, default_server())
+        url = f"redis://127.0.0.1:{port}"
     commands = [(f"C{number + 1}", [program]) for number in range(PROCESSES)]
     if go_program:
         commands.append(("Go", [go_program]))
@@ -314,15 +366,18 @@ def demo(arguments, processes, directory):
             raise Failed(f"--contender {contender}: LABEL=COMMAND is expected")
         commands.append((label, shlex.split(command)))
     print(f"{len(commands)} processes with {THREADS} threads each take turns on one lock for {SECONDS:g} s; "
-          f"one process is killed while it holds it.", flush=True)
+          f"{'the primary' if killer else 'one process'} is killed {'on the way' if killer else 'while it holds it'}.", flush=True)
     contest = Contest(processes, url, commands)
-    contest.run()
+    contest.run(killer.strike if killer else kill_a_holder)
     if not contest.turns:
         raise Failed("nobody got the lock")
-    if contest.killed is None:
+    if killer is None and contest.killed is None:
         raise Failed("the process that was to be killed never held the lock")
     findings = Findings(contest.turns)
-    show(contest, findings)
+    if killer:
+        killer.show(contest, findings)
+    else:
+        show(contest, findings)
     verdict(contest.labels, findings)
     return 1 if findings.violations else 0
 
@@ -335,6 +390,7 @@ def main():
     parser = argparse.ArgumentParser(description="Shows the lock at work.")
     parser.add_argument("--contender", metavar="LABEL=COMMAND", action="append", default=[],
                         help="one more process, in whatever language; see the top of this file")
+    parser.add_argument("--failover", action="store_true", help="behind sentinels; the primary is killed")
     arguments = parser.parse_args()
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, interrupted)

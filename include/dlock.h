@@ -398,15 +398,21 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  * - `rediss://…`: the same with TLS. Parameters: `ca`, a file with the certificates of the CAs to trust instead of the
  *   platform's; `cert` and `key`, files with the client's certificate and its private key; `server_name`, the name that the
  *   server's certificate must have instead of the host's. Files are PEM, and read for each connection.
+ * - `redis-sentinel://[[user]:password@]host[:port][,host[:port]…]/service[/db]`: the server that these sentinels name as the
+ *   primary of that service, asked for with each connection; their port is 26379 if not given. `rediss-sentinel://…`: the same
+ *   with TLS. Parameters: `sentinel_username` and `sentinel_password`, the login at the sentinels (that in front of the hosts is
+ *   the servers'); `sentinel_tls=no`, TLS to the servers only.
  * - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.
  *
  * Parameters stand behind a `?`, as in `rediss://host/3?ca=/etc/ca.pem&client_name=billing`. Those of every server:
- * `client_name`, what CLIENT LIST calls the connections, "dlock" if not given; `keepalive_ms`, how long a connection may be
- * unused before a ping keeps it open, from 100 to a day, 0 for no pings, 30,000 if not given. What is special in a URL
- * (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for
- * itself.
+ * `client_name`, what CLIENT LIST calls the connections, "dlock" if not given; `keepalive_ms`, how long a connection may
+ * be unused before a ping keeps it open, from 100 to a day, 0 for no pings, 30,000 if not given; `replicas`, how many
+ * replicas (1 to 100) must have a lock for it to count as acquired or renewed, and `aof=1`, that it must be on disk, there
+ * and at the primary; `replicas_timeout_ms`, how long to wait for that, 1,000 if not given, and at most half of the
+ * response timeout. Too few in time: `DLOCK_ERR_LOCKER`, and the lock is given up. What is special in a URL
+ * (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for itself.
  *
  * Replaces all that an earlier URL, host or port set, as a later dlock_options_set_host() or dlock_options_set_port() replaces the
  * URL's host or port and leaves the rest: of two setters the last wins. A password never appears in a message.

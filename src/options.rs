@@ -96,7 +96,7 @@ impl Options {
         match &mut self.target {
             Target::Redis(config) => match &mut config.address {
                 Address::Tcp { host, port } => (host, port),
-                Address::Unix(_) => unreachable!("made a TCP address above"),
+                Address::Unix(_) | Address::Service(_) => unreachable!("made a TCP address above"),
             },
             Target::Memory(_) => unreachable!("made a TCP address above"),
         }
@@ -118,8 +118,8 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `rediss://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
-    /// repeats the URL, which may hold a password.
+    /// `redis://`, `redis-sentinel://`, both with TLS as `rediss…`, `redis+unix://` or `memory://`; `docs/deployments.md`
+    /// has the grammar. The error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
             return Err(invalid("url: must not contain control characters"));

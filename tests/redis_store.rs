@@ -577,6 +577,49 @@ fn a_new_connection_lifts_the_counter_above_clock_tokens_and_another_servers_lif
 }
 
 #[test]
+fn where_there_are_replicas_the_counter_is_lifted_once_in_each_life_of_a_primary() {
+    let primary = RedisServer::start(&[]);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+    let counter = |server: &RedisServer| server.cmd::<u64>(&["GET", FENCE]);
+    // Each time a locker that knows nothing.
+    let connect = |server: &RedisServer| drop(RedisStore::new(config(server.port())).connect(0).unwrap());
+    let copied = || {
+        let begun = Instant::now();
+        while replica.cmd::<Option<u64>>(&["GET", FENCE]) != Some(counter(&primary)) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "not copied");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let begun = Instant::now();
+    while !primary.cmd::<String>(&["INFO", "replication"]).contains("state=online") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no replica");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    connect(&primary);
+    let first = counter(&primary);
+    connect(&primary);
+    assert_eq!(counter(&primary), first, "the clock has gone on, the counter has not");
+    // As after a failover a moment ago: ahead of the clock.
+    let ahead = first + 100_000_000;
+    let _: () = primary.cmd(&["SET", FENCE, &ahead.to_string()]);
+    copied();
+    let _: () = replica.cmd(&["REPLICAOF", "NO", "ONE"]);
+    connect(&replica);
+    assert_eq!(counter(&replica), ahead + (1 << 24));
+    connect(&replica);
+    connect(&primary);
+    assert_eq!((counter(&replica), counter(&primary)), (ahead + (1 << 24), ahead), "neither is lifted again");
+    // The counter is lost: the clock is all that is left.
+    let _: () = replica.cmd(&["DEL", FENCE]);
+    connect(&replica);
+    assert!((first..ahead).contains(&counter(&replica)));
+    let _: () = replica.cmd(&["FLUSHALL"]);
+    connect(&replica);
+    assert!((first..ahead).contains(&counter(&replica)));
+    assert_eq!(replica.cmd::<u64>(&["EXISTS", ":dlock:fence:life"]), 0, "no replicas, no life");
+}
+
+#[test]
 fn scripts_forgotten_by_the_server_are_sent_again_inside_the_call() {
     let mut b = Bench::new();
     let (a, w) = (Who::new("A"), Who::new("W"));

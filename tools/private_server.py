@@ -1,5 +1,5 @@
-"""A private Redis or Valkey server on a free port, a client for it, and the end of whatever was started: for the demo, the
-benchmarks, the soak and the tests. Knows nothing of locks.
+"""A private Redis or Valkey server on a free port, or a service of several, a client, and the end of whatever was started:
+for the demo, the benchmarks, the soak and the tests. Knows nothing of locks.
 """
 
 import contextlib
@@ -98,21 +98,73 @@ def default_server():
     return found.stdout.decode().strip()
 
 
-def start_server(processes, directory, path):
-    """The port and the process of a server of that path, which keeps nothing."""
+def start_server(processes, directory, path, *arguments):
+    """The port and the process of a server of that path, which keeps nothing. `processes` has a `start`."""
     port = free_port()
+    command = [path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory, *arguments]
+    return port, start_listener(processes, directory, port, command)
+
+
+def start_listener(processes, directory, port, command):
+    """The process of what answers at that port."""
     log = Path(directory) / f"server-{port}.log"
     with open(log, "wb") as output:
-        server = processes.start([path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                                  "--dir", directory], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        server = processes.start(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     end = time.monotonic() + 10
     while time.monotonic() < end and server.poll() is None:
         with contextlib.suppress(OSError, RespError):
             connection = Resp(port)
             try:
                 if connection("PING") == "PONG":
-                    return port, server
+                    return server
             finally:
                 connection.close()
         time.sleep(0.02)
     raise Failed("the server does not start:\n" + log.read_text(errors="replace"))
+
+
+SERVICE = "mymaster"
+
+
+def start_service(processes, directory, path, down_after_ms=1000):
+    """A primary, a replica and three sentinels: the URL, the primary's process, and the sentinels' ports. Returns when all
+    know each other."""
+    port, primary = start_server(processes, directory, path)
+    replica = ("--replicaof", "127.0.0.1", port, "--repl-diskless-sync-delay", "0")
+    start_server(processes, directory, path, *replica)
+    sentinels = []
+    for _ in range(3):
+        own = free_port()
+        file = Path(directory) / f"sentinel-{own}.conf"
+        file.write_text(f"bind 127.0.0.1\nport {own}\ndir {directory}\nsentinel monitor {SERVICE} 127.0.0.1 {port} 2\n"
+                        f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n")
+        start_listener(processes, directory, own, [path, file, "--sentinel"])
+        sentinels.append(own)
+    end = time.monotonic() + 30
+    while not all(map(knows_all, sentinels)):
+        if time.monotonic() > end:
+            raise Failed("the sentinels do not find each other")
+        time.sleep(0.05)
+    hosts = ",".join(f"127.0.0.1:{own}" for own in sentinels)
+    return f"redis-sentinel://{hosts}/{SERVICE}", primary, sentinels
+
+
+def knows_all(sentinel):
+    """Does it know the replica and the two other sentinels?"""
+    words = ask(sentinel, "SENTINEL", "MASTER", SERVICE)
+    fields = dict(zip(words[::2], words[1::2]))
+    return fields[b"flags"] == b"master" and fields[b"num-slaves"] == b"1" and fields[b"num-other-sentinels"] == b"2"
+
+
+def primary_of(sentinel):
+    """The port of the primary that a sentinel names."""
+    return int(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+
+
+def ask(port, *words):
+    """One answer, on a connection of its own."""
+    connection = Resp(port)
+    try:
+        return connection(*words)
+    finally:
+        connection.close()

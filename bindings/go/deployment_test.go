@@ -169,3 +169,52 @@ func TestAPasswordIsNotShown(t *testing.T) {
 		other.Close()
 	}
 }
+
+// TestSentinel reaches a server by the name that a sentinel has for it.
+func TestSentinel(t *testing.T) {
+	s := privateServer(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+	listener.Close()
+	program := os.Getenv("DLOCK_TEST_SERVER")
+	if program == "" {
+		program = "redis-server"
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "sentinel.conf")
+	text := "bind 127.0.0.1\nport " + port + "\ndir " + dir + "\nsentinel monitor mymaster 127.0.0.1 " + s.port + " 1\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sentinel := exec.Command(program, file, "--sentinel")
+	if err := sentinel.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		sentinel.Process.Kill()
+		sentinel.Wait()
+	})
+	eventually(t, "the sentinel listens", func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	_, err = New(WithURL("redis-sentinel://127.0.0.1:"+port+"/other")).NewLock("n", "test")
+	want(t, err, ErrRedisClientNotConnected)
+	if !strings.Contains(err.Error(), "no sentinel knows it") {
+		t.Fatal(err)
+	}
+	r := New(WithURL("redis-sentinel://127.0.0.1:" + port + "/mymaster?client_name=go-test"))
+	defer r.Close()
+	lock := newLock(t, r, "n")
+	want(t, r.Lock(lock))
+	if !strings.Contains(clientList(t, s), " name=go-test ") {
+		t.Fatal("not on the server that the sentinel named")
+	}
+	want(t, r.Unlock(lock))
+}

@@ -18,7 +18,7 @@ pub mod thread;
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
@@ -47,6 +47,8 @@ const CROWD: usize = 1;
 const RENEWAL: usize = COMMAND_LINKS;
 /// After a failure to connect a link that could be done without.
 const EXTRA_PAUSE_US: Time = 500_000;
+/// Between attempts to connect by a call that cannot wait for the engine's.
+const PATIENT_PAUSE: Duration = Duration::from_millis(100);
 /// A thread that drives a link looks at the engine's clock at least this often.
 const TURN_MAX_US: Time = 20_000;
 /// Near a call's deadline, this often.
@@ -231,23 +233,35 @@ impl Driver {
 
     // --- connecting ---
 
-    /// Connects unless a live connection is there. Costs no round trip where one is.
+    /// Connects unless a live connection is there, patiently where the server is being replaced by another. Costs no round
+    /// trip where there is a connection.
     pub fn ensure_connected(self: &Arc<Self>) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let Some(why) = self.try_to_connect()? else { return Ok(()) };
+            if begun.elapsed() + PATIENT_PAUSE >= self.store.patience() || self.lock()?.engine.is_closed() {
+                return Err(Error::new(Status::NotConnected, why));
+            }
+            std::thread::sleep(PATIENT_PAUSE);
+        }
+    }
+
+    /// Connects unless a live connection is there; answers why that is not possible.
+    fn try_to_connect(self: &Arc<Self>) -> Result<Option<Unreachable>> {
         if self.check_links()? {
-            return Ok(());
+            return Ok(None);
         }
         let failures = self.failures.load(Ordering::Acquire);
         let mut last = self.connecting.lock().unwrap_or_else(PoisonError::into_inner);
         if self.check_links()? {
-            return Ok(());
+            return Ok(None);
         }
         if self.links[0].is_up() {
             self.report(Some(0), |engine, now| engine.link_up(now));
-            return Ok(());
+            return Ok(None);
         }
         let tried = self.failures.load(Ordering::Acquire) != failures; // while this thread waited for its turn
-        let failed = if tried { last.clone() } else { self.connect(0, &mut last).err() };
-        failed.map_or(Ok(()), |why| Err(Error::new(Status::NotConnected, why)))
+        Ok(if tried { last.clone() } else { self.connect(0, &mut last).err() })
     }
 
     /// Is a command link up that has not been closed by the other side?

@@ -450,8 +450,7 @@ impl<T: Clone> Handle<T> {
                 if matches!(error.class, ErrorClass::Retry | ErrorClass::Reconnect) && !self.is_cancelled() {
                     return self.retry_later(core, now, pending.request.op, &error);
                 }
-                let text = format!("cannot draw from {:?}: {}", crate::store::name::FENCE, error.text);
-                return self.fail(core, now, self.refused(&text));
+                return self.fail(core, now, self.refused(&error.text));
             }
             _ if self.is_cancelled() => {
                 self.exposed |= queued;

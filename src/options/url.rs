@@ -9,11 +9,15 @@ use percent_encoding::percent_decode_str;
 
 use super::{Target, check_host, invalid};
 use crate::error::Result;
-use crate::store::redis::{Address, Config, Tls};
+use crate::store::redis::{Address, Config, Copies, Service, Tls};
 
 /// Redis' own, for `redis://` and `rediss://` alike.
 pub const DEFAULT_PORT: u16 = 6379;
-const SCHEMES: &str = "redis://, rediss://, redis+unix:// or memory://";
+/// The sentinels' own.
+const SENTINEL_PORT: u16 = 26_379;
+const SCHEMES: &str = "redis://, rediss://, redis-sentinel://, rediss-sentinel://, redis+unix:// or memory://";
+/// More replicas than anybody has.
+const REPLICAS_MAX: u32 = 100;
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -23,7 +27,11 @@ pub fn parse(url: &str) -> Result<Target> {
         "memory" => return Ok(Target::Memory(rest.to_owned())),
         "redis" => tcp(rest, None),
         "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
-        "rediss" => return Err(bad("rediss:// needs TLS, which this build of dlock does not have (feature `tls`)")),
+        "redis-sentinel" => sentinels(rest, None),
+        "rediss-sentinel" if cfg!(feature = "tls") => sentinels(rest, Some(Tls::default())),
+        "rediss" | "rediss-sentinel" => {
+            return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
+        }
         "redis+unix" => unix(rest),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
@@ -40,14 +48,10 @@ type Parsed<T> = std::result::Result<T, String>;
 fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
     let (place, query) = parts(rest)?;
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    let (login, host) = authority.rsplit_once('@').map_or((None, authority), |(login, host)| (Some(login), host));
-    let (host, port) = host_and_port(host)?;
-    let mut config = Config::new(Address::Tcp { host, port });
+    let (login, host) = login_and_hosts(authority);
+    let mut config = Config::new(tcp_address(host, DEFAULT_PORT)?);
     config.tls = tls;
-    if let Some(login) = login {
-        let (user, password) = login.split_once(':').map_or((login, None), |(user, word)| (user, Some(word)));
-        set_login(&mut config, Some(user), password)?;
-    }
+    set_login(&mut config, login)?;
     if !path.is_empty() {
         config.database = database(path)?;
     }
@@ -57,14 +61,77 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
             return Err(unknown(
                 &name,
                 query,
-                "client_name, keepalive_ms; with rediss:// also ca, cert, key, server_name",
+                "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof; with rediss:// also ca, cert, key, server_name",
             ));
         }
     }
+    check_whole(&config)?;
+    Ok(config)
+}
+
+/// What only all parameters together show.
+fn check_whole(config: &Config) -> Parsed<()> {
+    if config.copies.is_some_and(|copies| copies.replicas == 0 && !copies.on_disk) {
+        return Err(format!("replicas: must be from 1 to {REPLICAS_MAX}; 0, or none, only with aof=1"));
+    }
     match &config.tls {
         Some(tls) if tls.cert.is_some() != tls.key.is_some() => Err("cert and key: both or neither".to_owned()),
-        _ => Ok(config),
+        _ => Ok(()),
     }
+}
+
+/// `[login@]sentinel,sentinel/service[/db]`; the login is the servers', as in the other URLs.
+fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
+    let (place, query) = parts(rest)?;
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+    let (login, hosts) = login_and_hosts(authority);
+    let (name, number) = path.split_once('/').unwrap_or((path, ""));
+    let mut service = Service {
+        name: decoded("the service", name)?,
+        sentinels: hosts.split(',').map(|host| tcp_address(host, SENTINEL_PORT)).collect::<Parsed<_>>()?,
+        username: None,
+        password: None,
+        tls: None,
+    };
+    if service.name.is_empty() || service.name.contains(char::is_control) {
+        return Err("must name the service behind the sentinels, as in redis-sentinel://host:26379/mymaster".to_owned());
+    }
+    // What is common is set before the address is known.
+    let mut config = Config::new(Address::local());
+    config.tls = tls;
+    set_login(&mut config, login)?;
+    if !number.is_empty() {
+        config.database = database(number)?;
+    }
+    let mut is_plain = false;
+    for (name, value) in parameters(query)? {
+        match name.as_str() {
+            "sentinel_username" => service.username = Some(value).filter(|user| !user.is_empty()),
+            "sentinel_password" => service.password = Some(value),
+            "sentinel_tls" if config.tls.is_none() => {
+                return Err("sentinel_tls: only with rediss-sentinel://".to_owned());
+            }
+            "sentinel_tls" if value == "no" => is_plain = true,
+            "sentinel_tls" => return Err("sentinel_tls: can only be no".to_owned()),
+            _ if common(&mut config, &name, &value)? || secured(&mut config, &name, &value)? => {}
+            _ => {
+                let known = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof, sentinel_username, \
+                             sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls";
+                return Err(unknown(&name, query, known));
+            }
+        }
+    }
+    if service.username.is_some() && service.password.is_none() {
+        return Err("sentinel_username: needs a sentinel_password, which may be empty".to_owned());
+    }
+    check_whole(&config)?;
+    service.tls = config.tls.clone().filter(|_| !is_plain);
+    config.address = Address::Service(Box::new(service));
+    Ok(config)
+}
+
+fn login_and_hosts(authority: &str) -> (Option<&str>, &str) {
+    authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts))
 }
 
 fn unix(rest: &str) -> Parsed<Config> {
@@ -80,13 +147,20 @@ fn unix(rest: &str) -> Parsed<Config> {
             "user" => user = Some(value),
             "pass" => password = Some(value),
             _ if common(&mut config, &name, &value)? => {}
-            _ => return Err(unknown(&name, query, "db, user, pass, client_name, keepalive_ms")),
+            _ => {
+                return Err(unknown(
+                    &name,
+                    query,
+                    "db, user, pass, client_name, keepalive_ms, replicas, replicas_timeout_ms, aof",
+                ));
+            }
         }
     }
     // They are decoded already, as all parameters.
     check_login(user.as_deref(), password.as_deref())?;
     config.username = user.filter(|user| !user.is_empty());
     config.password = password;
+    check_whole(&config)?;
     Ok(config)
 }
 
@@ -98,7 +172,7 @@ fn parts(rest: &str) -> Parsed<(&str, &str)> {
     Ok(rest.split_once('?').unwrap_or((rest, "")))
 }
 
-fn host_and_port(text: &str) -> Parsed<(String, u16)> {
+fn tcp_address(text: &str, default_port: u16) -> Parsed<Address> {
     let (host, port) = if let Some(inside) = text.strip_prefix('[') {
         let (host, behind) = inside.split_once(']').ok_or("the host begins with `[` and has no `]`")?;
         let port =
@@ -116,12 +190,12 @@ fn host_and_port(text: &str) -> Parsed<(String, u16)> {
     let host = decoded("the host", host)?;
     check_host(&host).map_err(|problem| format!("the host {problem}"))?;
     let port = match port {
-        "" => DEFAULT_PORT,
+        "" => default_port,
         port => digits(port).and_then(|port| port.parse().ok()).filter(|&port| port != 0).ok_or(
             "the port must be a number from 1 to 65535 (in a password, `/`, `?`, `#` and `@` are written %2F, %3F, %23, %40)",
         )?,
     };
-    Ok((host, port))
+    Ok(Address::Tcp { host, port })
 }
 
 fn digits(text: &str) -> Option<&str> {
@@ -133,10 +207,12 @@ fn database(text: &str) -> Parsed<i64> {
     number.map(i64::from).ok_or_else(|| "the database must be a number, as in redis://host/3 or ?db=3".to_owned())
 }
 
-/// A user and a password as they stand in the URL.
-fn set_login(config: &mut Config, user: Option<&str>, password: Option<&str>) -> Parsed<()> {
-    check_login(user, password)?;
-    let user = user.map(|user| decoded("the user", user)).transpose()?.filter(|user| !user.is_empty());
+/// What stands in front of the `@`.
+fn set_login(config: &mut Config, login: Option<&str>) -> Parsed<()> {
+    let Some(login) = login else { return Ok(()) };
+    let (user, password) = login.split_once(':').map_or((login, None), |(user, word)| (user, Some(word)));
+    check_login(Some(user), password)?;
+    let user = Some(decoded("the user", user)?).filter(|user| !user.is_empty());
     let password = password.map(|word| decoded("the password", word)).transpose()?;
     // `redis://:@host`, as templates make it where there is no password.
     config.password = password.filter(|word| user.is_some() || !word.is_empty());
@@ -181,11 +257,12 @@ fn decoded(what: &str, text: &str) -> Parsed<String> {
 
 /// Named only where it cannot be a piece of a password that was not encoded.
 fn unknown(name: &str, query: &str, known: &str) -> String {
+    let is_secret = |one: &str| one.starts_with("pass=") || one.starts_with("sentinel_password=");
     let harmless = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && name.len() <= 24;
-    if harmless && !query.contains('@') && !query.split('&').any(|one| one.starts_with("pass=")) {
+    if harmless && !query.contains('@') && !query.split('&').any(is_secret) {
         return format!("there is no parameter {name}; known are {known}");
     }
-    format!("a parameter is unknown; known are {known} (in a password, `?` and `&` are written %3F and %26)")
+    format!("a parameter is unknown; known are {known} (in a password `?` and `&` are %3F and %26)")
 }
 
 /// The parameters of every server. False: it is none of them.
@@ -206,9 +283,25 @@ fn common(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
             let ms = ms.ok_or_else(|| format!("keepalive_ms: 0 for none, or from 100 to {}", super::TIMEOUT_MAX_MS))?;
             config.keep_alive = (ms > 0).then(|| std::time::Duration::from_millis(ms));
         }
+        "replicas" => {
+            let count = digits(value).and_then(|value| value.parse().ok()).filter(|&count| count <= REPLICAS_MAX);
+            copies(config).replicas = count.ok_or_else(|| format!("replicas: must be from 1 to {REPLICAS_MAX}"))?;
+        }
+        "replicas_timeout_ms" => {
+            let ms = digits(value).and_then(|value| value.parse::<u64>().ok());
+            let ms = ms.filter(|ms| (1..=super::TIMEOUT_MAX_MS).contains(ms));
+            let ms = ms.ok_or_else(|| format!("replicas_timeout_ms: must be from 1 to {}", super::TIMEOUT_MAX_MS))?;
+            copies(config).timeout = std::time::Duration::from_millis(ms);
+        }
+        "aof" if value == "1" => copies(config).on_disk = true,
+        "aof" => return Err("aof: can only be 1".to_owned()),
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+fn copies(config: &mut Config) -> &mut Copies {
+    config.copies.get_or_insert(Copies { replicas: 0, on_disk: false, timeout: Copies::TIMEOUT })
 }
 
 /// The parameters of TLS. False: it is none of them.
@@ -216,7 +309,7 @@ fn secured(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
     if !["ca", "cert", "key", "server_name"].contains(&name) {
         return Ok(false);
     }
-    let Some(tls) = &mut config.tls else { return Err(format!("{name}: only with rediss://")) };
+    let Some(tls) = &mut config.tls else { return Err(format!("{name}: only with rediss:// or rediss-sentinel://")) };
     if value.is_empty() {
         return Err(format!("{name}: must not be empty"));
     }

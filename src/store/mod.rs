@@ -104,7 +104,7 @@ pub enum Op {
 pub enum Reply {
     /// The lock is this acquisition's, with this number (a token only if it is not below [`TOKEN_FLOOR`]).
     Taken { token: u64 },
-    /// The key was set but no number could be drawn: the lock must be released at once.
+    /// The key was set but no number could be drawn, or too few replicas have it: the lock must be released at once.
     TakenUndrawn { error: ServerError },
     /// Somebody else of ours holds it. `place`: the number drawn by a try, 0 from a join. `remaining_ms`: the key's
     /// remaining life where the step looked.
@@ -206,6 +206,11 @@ pub trait Store: Send + Sync {
     /// How long a connection may be unused before it is to be kept open by [`Connection::keep_alive`].
     fn keep_alive(&self) -> Option<Duration> {
         None
+    }
+    /// After a failure to connect: for how long, from the first try, one who cannot wait for a later try should go on
+    /// trying. Not zero where a server is known to be replaced by another about now.
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
     /// What is not as locks would have it at the server last connected to, one sentence each.
     fn warnings(&self) -> Vec<String> {

@@ -48,6 +48,8 @@ impl Name {
 
 /// The counter of fencing tokens, one a server.
 pub const FENCE: &str = ":dlock:fence";
+/// Where there are replicas: the replication id of the primary for which the counter was lifted last (rule 5).
+pub const FENCE_LIFE: &str = ":dlock:fence:life";
 
 /// What the channels of lockers begin with.
 pub const CHANNEL_PREFIX: &str = ":dlock:wake:";

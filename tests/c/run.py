@@ -25,6 +25,7 @@ from pathlib import Path
 import crash
 import harness
 from harness import INCLUDE, LIBRARY, ROOT, SYSTEM_LIBRARIES, TEMPORARY, Agent, Report, Server, link_shared, run
+from private_server import start_service
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 UNDER = shlex.split(os.environ.get("DLOCK_RUN_UNDER", ""))
@@ -229,6 +230,31 @@ def secured_programs(server):
         report.program("dlopen, TLS", status, output)
 
 
+# Sentinel.
+
+def behind_sentinels():
+    """Programs of both kinds on a server that sentinels name, before and after its failover; the errors of a URL."""
+    directory = tempfile.mkdtemp(dir=TEMPORARY)
+    url, primary, sentinels = start_service(harness, directory, Server.binary)
+    programs = [(linking, compile_program(EXAMPLES / "deployed.c", f"deployed-{linking}-sentinel", libraries))
+                for linking, libraries in (("shared", link_shared()), ("static", link_static()))]
+    programs = [(linking, program) for linking, program in programs if program is not None]
+    for when in ("before", "after"):
+        for linking, program in programs:
+            status, output = run([program, f"{url}?client_name=x"], 30)
+            report.line(status == 0 and output == "holding the lock\n",
+                        f"Sentinel: example deployed, {linking}: prints what it should {when} a failover", output)
+        if when == "before":
+            harness.kill(primary)
+    hosts = ",".join(f"127.0.0.1:{port}" for port in sentinels)
+    for what, bad, words in (("an unknown service", f"redis-sentinel://user:secret@{hosts}/other", "no sentinel knows it"),
+                             ("no service", f"redis-sentinel://user:secret@{hosts}", "must name the service")):
+        for linking, program in programs[:1]:
+            status, output = run([program, bad], 30)
+            report.line(status == 1 and words in output and "secret" not in output, f"Sentinel: {what} is refused and named", output)
+    report.line(len(programs) == 2, "Sentinel: the programs were built")
+
+
 # The programs of this directory.
 
 def on_server(name, seconds, arguments=()):
@@ -325,6 +351,7 @@ JOBS = {
     "random-memory": lambda: on_memory("random", 60, ["4"]),
     "foreign": with_agent(crash.foreign_checks),
     "tls": secured,
+    "sentinel": behind_sentinels,
     "fork": fork,
     "fork-memory": lambda: on_memory("fork", 90),
     "dlopen": dlopen,

@@ -163,13 +163,19 @@ pub fn server(program: &Path) -> Box<dyn Target> {
     let process = RedisServer::start_program(program, &[]);
     let address = Address::Tcp { host: "127.0.0.1".into(), port: process.port() };
     let config = Config { connect_timeout: PATIENCE, response_timeout: PATIENCE, ..Config::new(address) };
-    Box::new(Server { store: RedisStore::new(config), client: process.connection(), _process: process })
+    let client = process.connection();
+    reached(RedisStore::new(config), client, Some(process))
+}
+
+/// That store, and a connection to the server on which its locks are.
+pub fn reached(store: RedisStore, client: redis::Connection, process: Option<RedisServer>) -> Box<dyn Target> {
+    Box::new(Server { store, client, _process: process })
 }
 
 struct Server {
     store: RedisStore,
     client: redis::Connection,
-    _process: RedisServer,
+    _process: Option<RedisServer>,
 }
 
 impl Server {

@@ -88,7 +88,8 @@ impl RedisServer {
         self.child.id()
     }
 
-    fn try_connect(&self) -> redis::RedisResult<redis::Connection> {
+    /// A plain connection to it, if it answers.
+    pub fn try_connect(&self) -> redis::RedisResult<redis::Connection> {
         let secret = self.password.as_ref().map(|p| format!(":{p}@")).unwrap_or_default();
         let url = format!("redis://{secret}127.0.0.1:{}/", self.port);
         redis::Client::open(url)?.get_connection_with_timeout(Duration::from_secs(5))
@@ -110,7 +111,7 @@ impl RedisServer {
         for word in &words[1..] {
             command.arg(*word);
         }
-        command.query(&mut self.connection())
+        command.query(&mut self.try_connect()?)
     }
 
     /// Every key but counters.

@@ -217,3 +217,60 @@ fn no_password_is_shown_whether_it_was_encoded_or_not() {
     }
     assert!(refused > 100_000, "{refused}");
 }
+
+#[test]
+fn a_url_of_sentinels_names_them_the_service_and_two_logins() {
+    let set = config(
+        "redis-sentinel://u:p@a,[::1]:7,c:8/my%2Fmaster/3?sentinel_username=s&sentinel_password=w&client_name=n",
+    );
+    let Address::Service(service) = &set.address else { panic!("{:?}", set.address) };
+    let tcp = |host: &str, port| Address::Tcp { host: host.into(), port };
+    assert_eq!(service.sentinels, [tcp("a", 26_379), tcp("::1", 7), tcp("c", 8)]);
+    assert_eq!((service.name.as_str(), set.database, set.client_name.as_str()), ("my/master", 3, "n"));
+    assert_eq!((set.username.as_deref(), set.password.as_deref()), (Some("u"), Some("p")));
+    assert_eq!((service.username.as_deref(), service.password.as_deref()), (Some("s"), Some("w")));
+    assert!(!format!("{service:?}").contains("\"w\""));
+    for (url, word) in [
+        ("redis-sentinel://a", "must name the service"),
+        ("redis-sentinel://a/", "must name the service"),
+        ("redis-sentinel:///m", "the host must not be empty"),
+        ("redis-sentinel://a,,b/m", "the host must not be empty"),
+        ("redis-sentinel://a/m/x", "the database must be"),
+        ("redis-sentinel://a/m?sentinel_username=s", "sentinel_username: needs"),
+        ("redis-sentinel://a/m?sentinel_tls=no", "sentinel_tls: only with"),
+        ("redis-sentinel://a/m?x=1", "no parameter x"),
+    ] {
+        assert!(refusal(url).contains(word), "{url}: {}", refusal(url));
+    }
+}
+
+#[test]
+fn copies_of_a_lock_are_asked_for_by_every_url_of_a_server() {
+    let copies = |replicas, on_disk, ms| Some(Copies { replicas, on_disk, timeout: Duration::from_millis(ms) });
+    let mut urls = vec!["redis://h?", "redis+unix:///s?", "redis-sentinel://h/m?"];
+    if cfg!(feature = "tls") {
+        urls.extend(["rediss://h?", "rediss-sentinel://h/m?"]);
+    }
+    for url in urls {
+        let of = |more: &str| config(&format!("{url}{more}")).copies;
+        assert_eq!(of(""), None);
+        assert_eq!(of("replicas=2"), copies(2, false, 1_000));
+        assert_eq!(of("replicas_timeout_ms=50&replicas=100"), copies(100, false, 50));
+        assert_eq!(of("aof=1"), copies(0, true, 1_000));
+        assert_eq!(of("aof=1&replicas=1"), copies(1, true, 1_000));
+        for (more, word) in [
+            ("replicas=0", "replicas: must be from 1 to 100"),
+            ("replicas=101", "replicas: must be from 1 to 100"),
+            ("replicas=-1", "replicas: must be from 1 to 100"),
+            ("replicas_timeout_ms=0&replicas=1", "replicas_timeout_ms: must be from 1 to"),
+            ("replicas_timeout_ms=9", "replicas: must be from 1 to 100"),
+            ("aof=yes", "aof: can only be 1"),
+        ] {
+            let message = refusal(&format!("{url}{more}"));
+            assert!(message.contains(word), "{more}: {message}");
+        }
+        // All that is known fits a message.
+        refusal(&format!("{url}parameter_of_twenty_four=1"));
+        refusal(&format!("{url}a@b=1"));
+    }
+}

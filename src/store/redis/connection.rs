@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::codec::{Encoder, Replies};
+use super::copies::{Copies, Copying};
 use super::error::{Denied, denied, has_code};
 use super::resp::{self, Value};
 use super::scripts::Scripts;
+use super::sentinel::Era;
 use super::socket::Received;
 use super::stream::Stream;
 use crate::store::name::FENCE;
-use crate::store::{Connection, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
+use crate::store::{Connection, ErrorClass, Holder, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// What was sent and has no reply.
 struct InFlight {
@@ -25,6 +27,8 @@ struct InFlight {
 enum Asked {
     /// So that nobody on the way takes the connection for unused.
     Ping,
+    /// Are there enough copies of what was written before?
+    Copies,
     Request(Pending),
 }
 
@@ -43,6 +47,7 @@ const REQUESTS_KEPT: usize = 1_024;
 pub struct RedisConnection {
     stream: Stream,
     address: Arc<str>,
+    era: Era,
     response_timeout: Duration,
     scripts: Arc<Scripts>,
     encoder: Encoder,
@@ -53,14 +58,23 @@ pub struct RedisConnection {
     /// So much of what comes belongs to a value too long to be kept.
     skip: usize,
     in_flight: VecDeque<InFlight>,
+    copying: Option<Copying>,
     dead: Option<Unreachable>,
 }
 
 impl RedisConnection {
-    pub fn new(stream: Stream, address: Arc<str>, response_timeout: Duration, scripts: Arc<Scripts>) -> Self {
+    pub fn new(
+        stream: Stream,
+        address: Arc<str>,
+        era: Era,
+        response_timeout: Duration,
+        copies: Option<Copies>,
+        scripts: Arc<Scripts>,
+    ) -> Self {
         RedisConnection {
             stream,
             address,
+            era,
             response_timeout,
             scripts,
             encoder: Encoder::default(),
@@ -69,14 +83,26 @@ impl RedisConnection {
             input: Vec::new(),
             skip: 0,
             in_flight: VecDeque::new(),
+            copying: copies.map(Copying::new),
             dead: None,
         }
     }
 
     fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
         self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
+        if let Some(copying) = &mut self.copying {
+            copying.note(request.op);
+        }
         let asked = Asked::Request(Pending { id, request, replies: Replies::default(), with_text });
         self.in_flight.push_back(InFlight { since: None, asked });
+    }
+
+    /// Sends what was written, behind it the question for its copies.
+    fn send(&mut self) -> Result<(), String> {
+        if self.copying.as_mut().is_some_and(|copying| copying.ask(&mut self.out)) {
+            self.in_flight.push_back(InFlight { since: None, asked: Asked::Copies });
+        }
+        self.flush()
     }
 
     fn flush(&mut self) -> Result<(), String> {
@@ -145,6 +171,11 @@ impl RedisConnection {
                 self.in_flight.pop_front(); // whatever it says
                 return Ok(());
             }
+            Some(Asked::Copies) => {
+                self.in_flight.pop_front();
+                replies.extend(self.copying.iter_mut().flat_map(|copying| copying.answered(value)));
+                return Ok(());
+            }
             Some(Asked::Request(front)) => front,
         };
         if let Value::Error(text) = value
@@ -162,9 +193,18 @@ impl RedisConnection {
             Ok(Some(mut reply)) => {
                 if let Reply::Error(error) = &mut reply {
                     name_the_right(error, &front.request);
+                    // Its replicas may follow another primary by now.
+                    if self.era.can_end() && has_code(&error.text, "NOREPLICAS") {
+                        error.class = ErrorClass::Reconnect;
+                    }
                 }
-                replies.push((front.id, reply));
+                let id = front.id;
                 self.in_flight.pop_front();
+                let passed = match &mut self.copying {
+                    Some(copying) => copying.pass(id, reply),
+                    None => Some(reply),
+                };
+                replies.extend(passed.map(|reply| (id, reply)));
             }
             Err(_) => return Err("an answer came that does not fit the question".to_owned()),
         }
@@ -173,7 +213,8 @@ impl RedisConnection {
 
     fn exchange(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
         let before = replies.len();
-        self.flush()?;
+        self.era.check()?;
+        self.send()?;
         // With nothing asked there is no reply to wait for; look whether the connection still stands.
         let wait = if self.in_flight.is_empty() { Duration::ZERO } else { wait };
         let unsent = self.wants_write();
@@ -183,9 +224,9 @@ impl RedisConnection {
             Ok(Received::Closed) => return Err("the server closed the connection".to_owned()),
             Err(error) => return Err(format!("the connection is lost: {error}")),
         }
-        // A script that was sent again, or what did not fit before.
-        if self.wants_write() {
-            self.flush()?;
+        // A script that was sent again, what did not fit before, or the next question for copies.
+        if self.wants_write() || self.copying.is_some() {
+            self.send()?;
         }
         if replies.len() == before { self.look_at_the_clock() } else { Ok(()) }
     }
@@ -243,7 +284,8 @@ impl Connection for RedisConnection {
 
     fn pending(&self) -> Vec<RequestId> {
         let id = |one: &InFlight| if let Asked::Request(pending) = &one.asked { Some(pending.id) } else { None };
-        self.in_flight.iter().filter_map(id).collect()
+        let withheld = self.copying.iter().flat_map(Copying::withheld);
+        withheld.chain(self.in_flight.iter().filter_map(id)).collect()
     }
 
     fn is_idle(&self) -> bool {

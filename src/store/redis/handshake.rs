@@ -1,15 +1,16 @@
 //! What a new connection says first, and what each refusal means. Knows the order of the first commands only.
+//! (That to a sentinel is over with the answer.)
 
 use std::time::{Duration, Instant};
 
 use super::error::{Denied, denied, has_code, reason};
-use super::resp::{self, Value};
+use super::resp::{self, Array, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
 use super::stream::Stream;
-use super::{Config, Site, codec, warnings};
+use super::{Address, Config, Copies, Site, codec, warnings};
 use crate::store::Unreachable;
-use crate::store::name::{CHANNELS, FENCE};
+use crate::store::name::{CHANNELS, FENCE, FENCE_LIFE};
 
 /// What the floor script answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,10 +21,38 @@ pub struct Floor {
     pub replication_id: String,
 }
 
+/// The server that a sentinel names.
+pub struct Named {
+    /// Where it listens.
+    pub address: Address,
+    /// The configuration by which it is the primary; 0 where the sentinel does not tell.
+    pub epoch: u64,
+}
+
+/// Why a handshake failed.
+pub struct Refused {
+    /// For the caller.
+    pub why: Unreachable,
+    /// It can be otherwise in a moment, once a server has started or failed over.
+    pub passing: bool,
+}
+
+impl From<Unreachable> for Refused {
+    fn from(why: Unreachable) -> Self {
+        Refused { why, passing: false }
+    }
+}
+
 /// What a command of the handshake was for; the refusals are told apart by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Authenticate,
+    /// Is it a primary?
+    Role,
+    /// Which configuration does the sentinel have?
+    Epoch,
+    /// Which server does the sentinel name?
+    Primary,
     Select,
     /// The user's right to run this command.
     Right(&'static str),
@@ -76,7 +105,17 @@ struct Opening {
 }
 
 impl Opening {
-    fn new(config: &Config) -> Self {
+    fn new(site: &Site) -> Self {
+        let (mut this, config) = (Opening::login(&site.config), &site.config);
+        if site.is_named {
+            this.say(Step::Role, &[b"ROLE"]);
+        }
+        let name = config.client_name.as_bytes();
+        this.say(Step::Wish("CLIENT SETNAME", WITHOUT_NAME), &[b"CLIENT", b"SETNAME", name]);
+        this
+    }
+
+    fn login(config: &Config) -> Self {
         let mut this = Opening::default();
         if let Some(password) = &config.password {
             match &config.username {
@@ -84,8 +123,6 @@ impl Opening {
                 None => this.say(Step::Authenticate, &[b"AUTH", password.as_bytes()]),
             }
         }
-        let name = config.client_name.as_bytes();
-        this.say(Step::Wish("CLIENT SETNAME", WITHOUT_NAME), &[b"CLIENT", b"SETNAME", name]);
         this
     }
 
@@ -96,10 +133,16 @@ impl Opening {
 
     /// May the user run all that will be run? A script that is refused a command half way cannot take back what it did.
     /// Asked in a transaction that is spoilt by a command without its argument, so that nothing of it is carried out.
-    fn ask_rights(&mut self) {
+    /// `copies`: the command by which copies are asked for; in a transaction it waits for nothing.
+    fn ask_rights(&mut self, copies: Option<&'static str>) {
         self.say(Step::Right("MULTI"), &[b"MULTI"]);
         for (step, words) in RIGHTS {
             self.say(step, words);
+        }
+        match copies {
+            Some("WAIT") => self.say(Step::Right("WAIT"), &[b"WAIT", b"0", b"1"]),
+            Some(command) => self.say(Step::Right(command), &[command.as_bytes(), b"0", b"0", b"1"]),
+            None => {}
         }
         self.say(Step::Filler, &[b"GET"]);
         self.say(Step::Right("EXEC"), &[b"EXEC"]);
@@ -108,24 +151,25 @@ impl Opening {
 
 /// A connection for requests: authenticated, on its database, its rights and the scripts known, the counter lifted (rule
 /// 5); all asked in one write.
-pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -> Result<(Stream, Floor), Unreachable> {
+pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -> Result<(Stream, Floor), Refused> {
     let config = &site.config;
-    let mut opening = Opening::new(config);
+    let mut opening = Opening::new(site);
     if config.database != 0 {
         opening.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
     }
-    opening.ask_rights();
+    opening.ask_rights(config.copies.as_ref().map(Copies::command));
     opening.say(Step::Memory, &[b"INFO", b"memory"]);
     for script in scripts.steps() {
         opening.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
     }
-    codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes()], 2);
+    codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes(), FENCE_LIFE.as_bytes()], 2);
     resp::number(&mut opening.out, highest);
     resp::bytes(&mut opening.out, known.as_bytes());
     opening.steps.push(Step::Floor);
     let mut floor = None;
-    let (stream, _) = shake(site, &opening, |value| {
-        if let Value::Array(parts) = value
+    let (stream, _) = shake(site, &opening, |step, value| {
+        if step == Step::Floor
+            && let Value::Array(parts) = value
             && let [Some(counter), Some(id), None] = parts.first()
         {
             let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
@@ -137,22 +181,61 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
 }
 
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
-pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Unreachable> {
-    let mut opening = Opening::new(&site.config);
+pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Refused> {
+    let mut opening = Opening::new(site);
     // A waiter that may be subscribed but not published to would be dropped as dead by every release (rule 12).
     opening.say(Step::Subscribe("PUBLISH"), &[b"PUBLISH", channel.as_bytes(), b""]);
     opening.say(Step::Subscribe("SUBSCRIBE"), &[b"SUBSCRIBE", channel.as_bytes()]);
     let mut confirmed = false;
-    let shaken = shake(site, &opening, |value| {
-        confirmed = matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
+    let shaken = shake(site, &opening, |step, value| {
+        confirmed = step == Step::Subscribe("SUBSCRIBE")
+            && matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
     })?;
-    if confirmed { Ok(shaken) } else { Err(unreachable(&site.config, "the subscription was not confirmed")) }
+    if confirmed { Ok(shaken) } else { Err(unreachable(&site.config, "the subscription was not confirmed").into()) }
 }
 
-/// Connects, sends the opening, reads one reply for each step; the last is given to `last`. Answers what came behind it.
-fn shake(site: &Site, opening: &Opening, mut last: impl FnMut(&Value)) -> Result<(Stream, Vec<u8>), Unreachable> {
+/// Asks a sentinel which server is the primary of a service; `None`: it knows no such service.
+pub fn with_sentinel(site: &Site, service: &str) -> Result<Option<Named>, Refused> {
+    let mut opening = Opening::login(&site.config);
+    opening.say(Step::Epoch, &[b"SENTINEL", b"MASTER", service.as_bytes()]);
+    opening.say(Step::Primary, &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()]);
+    let (mut epoch, mut answer) = (0, Err("answered nonsense".to_owned()));
+    shake(site, &opening, |step, value| match (step, value) {
+        (Step::Epoch, Value::Array(fields)) => epoch = epoch_of(*fields).unwrap_or(0),
+        (Step::Primary, Value::Nil) => answer = Ok(None),
+        (Step::Primary, Value::Array(parts)) => {
+            answer = address_of(*parts).map(Some).ok_or("answered nonsense".to_owned())
+        }
+        _ => {}
+    })?;
+    match answer {
+        Ok(named) => Ok(named.map(|address| Named { address, epoch })),
+        Err(text) => Err(unreachable(&site.config, &text).into()),
+    }
+}
+
+fn address_of(parts: Array) -> Option<Address> {
+    let [Some(host), Some(port), None] = parts.first() else { return None };
+    let port = port.text()?.parse().ok()?;
+    Some(Address::Tcp { host: host.text()?.to_owned(), port })
+}
+
+/// Names and values in turn.
+fn epoch_of(fields: Array) -> Option<u64> {
+    let mut fields = fields.iter();
+    while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+        if name.text() == Some("config-epoch") {
+            return value.text()?.parse().ok();
+        }
+    }
+    None
+}
+
+/// Connects, sends the opening, reads one reply for each step and gives it to `told`. Answers what came behind the last.
+fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value)) -> Result<(Stream, Vec<u8>), Refused> {
     let (config, Opening { out, steps }) = (&site.config, opening);
-    let mut stream = Stream::connect(site).map_err(|text| unreachable(config, &text))?;
+    let passing = |why: Unreachable| Refused { why, passing: true };
+    let mut stream = Stream::connect(site).map_err(|text| passing(unreachable(config, &text)))?;
     let deadline = Instant::now() + config.response_timeout;
     let (mut sent, mut input, mut done) = (0, Vec::new(), 0);
     let mut lost = None;
@@ -171,17 +254,19 @@ fn shake(site: &Site, opening: &Opening, mut last: impl FnMut(&Value)) -> Result
         while done < steps.len() {
             match resp::parse(&input[at..]) {
                 Ok(None) => break,
-                Err(_) => return Err(unreachable(config, &foreign_protocol(config, &input[at..]))),
+                Err(_) => return Err(unreachable(config, &foreign_protocol(config, &input[at..])).into()),
                 Ok(Some((value, length))) => {
                     at += length;
                     if let Value::Error(text) = &value {
-                        judge(config, steps[done], &String::from_utf8_lossy(text))?;
+                        let text = String::from_utf8_lossy(text);
+                        judge(config, steps[done], &text)
+                            .map_err(|why| Refused { why, passing: is_passing(reason(&text)) })?;
+                    } else if steps[done] == Step::Role && !is_primary(&value) {
+                        return Err(passing(unreachable(config, "the server is a replica, not a primary")));
                     }
                     note(site, steps[done], &value);
+                    told(steps[done], &value);
                     done += 1;
-                    if done == steps.len() {
-                        last(&value);
-                    }
                 }
             }
         }
@@ -194,22 +279,31 @@ fn shake(site: &Site, opening: &Opening, mut last: impl FnMut(&Value)) -> Result
         match received {
             Ok(Received::Data(_) | Received::Nothing) if left.is_zero() => {
                 let ms = config.response_timeout.as_millis();
-                return Err(unreachable(config, &format!("accepted the connection but did not answer within {ms} ms")));
+                let text = format!("accepted the connection but did not answer within {ms} ms");
+                return Err(passing(unreachable(config, &text)));
             }
             Ok(Received::Data(_) | Received::Nothing) => {}
             Ok(Received::Closed) => {
                 let text = format!("accepted the connection and closed it without an answer{}", hint());
-                return Err(unreachable(config, &text));
+                return Err(passing(unreachable(config, &text)));
             }
             Err(error) => {
                 let text = lost.unwrap_or_else(|| error.to_string());
-                return Err(unreachable(
-                    config,
-                    &format!("accepted the connection and broke it off: {text}{}", hint()),
-                ));
+                let text = format!("accepted the connection and broke it off: {text}{}", hint());
+                return Err(passing(unreachable(config, &text)));
             }
         }
     }
+}
+
+/// The answer to `ROLE`.
+fn is_primary(value: &Value) -> bool {
+    matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"master"))])
+}
+
+/// Is this refusal over when a server has started, or another has taken its place?
+fn is_passing(text: &str) -> bool {
+    ["LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS"].iter().any(|code| has_code(text, code))
 }
 
 /// What a refusal means.
@@ -223,6 +317,8 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         return refused("the server is in protected mode");
     } else if step == Step::Authenticate {
         return refused("authentication failed");
+    } else if is("NOAUTH") && matches!(step, Step::Epoch | Step::Primary) {
+        return refused("the sentinel needs a password (sentinel_password)");
     } else if is("NOAUTH") {
         return refused("the server needs a password");
     } else if is("LOADING") {
@@ -232,10 +328,13 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         // What follows an accepted MULTI is not carried out; what follows a refused one is another thing than was meant.
         Step::Right("MULTI") if denied(text).is_none() => {}
         Step::Right(command) => return right(config, command, text),
-        Step::Wish(..) | Step::Filler | Step::Memory => return Ok(()),
+        Step::Wish(..) | Step::Filler | Step::Memory | Step::Epoch => return Ok(()),
+        Step::Primary if unknown_command(text) => return refused("is no sentinel"),
+        Step::Primary => return refused("the sentinel refuses to name the primary"),
+        Step::Role if is("NOPERM") => return right(config, "ROLE", text),
         Step::Select if is("NOPERM") => return right(config, "SELECT", text),
         Step::Select => return refused(&format!("database {} cannot be used", config.database)),
-        Step::Authenticate | Step::Floor | Step::Subscribe(_) => {}
+        Step::Authenticate | Step::Role | Step::Floor | Step::Subscribe(_) => {}
     }
     refused(if is("READONLY") {
         "the server is a read-only replica"
@@ -247,6 +346,8 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         "the server is a node of a cluster, which is not supported"
     } else if is("OOM") {
         "the server is out of memory"
+    } else if is("NOREPLICAS") {
+        "the server has fewer replicas than it needs to take writes (min-replicas-to-write)"
     } else if let Step::Subscribe(command) = step {
         return match denied(text) {
             Some(Denied::Command) => refused(&format!("the server refuses messages (the user may not run {command})")),

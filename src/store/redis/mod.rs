@@ -2,16 +2,19 @@
 //!
 //! [`connection`] carries requests and replies, [`subscription`] the messages, both on a [`stream`], which is a socket with
 //! or without TLS; [`handshake`] is what a new one says first; [`codec`] translates, [`scripts`] holds the steps that must
-//! be atomic (one `.lua` file each). Nothing here knows the engine, or what a lock is used for.
+//! be atomic (one `.lua` file each); [`sentinel`] finds the server where its address changes. Nothing here knows the engine,
+//! or what a lock is used for.
 
 mod codec;
 mod connection;
+mod copies;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handshake;
 mod resp;
 mod scripts;
+mod sentinel;
 pub mod slot;
 mod socket;
 mod stream;
@@ -29,7 +32,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub use self::copies::Copies;
+use self::handshake::Refused;
 use self::scripts::Scripts;
+pub use self::sentinel::Service;
+use self::sentinel::{Era, Watch};
 use self::socket::Descriptors;
 use self::warnings::Warnings;
 use super::{Connection, Store, Subscription, Unreachable};
@@ -46,6 +53,8 @@ pub enum Address {
     },
     /// The path of a socket.
     Unix(PathBuf),
+    /// Wherever sentinels say, asked anew with every connection.
+    Service(Box<Service>),
 }
 
 impl fmt::Display for Address {
@@ -54,6 +63,7 @@ impl fmt::Display for Address {
             Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Address::Tcp { host, port } => write!(f, "{host}:{port}"),
             Address::Unix(path) => write!(f, "{}", path.display()),
+            Address::Service(service) => write!(f, "service {}", service.name),
         }
     }
 }
@@ -95,6 +105,8 @@ pub struct Config {
     pub client_name: String,
     /// How long a connection may be unused before a ping keeps it open.
     pub keep_alive: Option<Duration>,
+    /// How many copies of a lock there must be before it counts; `None`: that of the primary will do.
+    pub copies: Option<Copies>,
     /// How long resolving and connecting may take, all addresses of a host together, and the handshake of TLS.
     pub connect_timeout: Duration,
     /// How long the server may take to answer.
@@ -112,6 +124,7 @@ impl Config {
             database: 0,
             client_name: "dlock".to_owned(),
             keep_alive: Some(KEEP_ALIVE),
+            copies: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(5),
         }
@@ -139,6 +152,7 @@ impl fmt::Debug for Config {
             .field("database", &self.database)
             .field("client_name", &self.client_name)
             .field("keep_alive", &self.keep_alive)
+            .field("copies", &self.copies)
             .field("connect_timeout", &self.connect_timeout)
             .field("response_timeout", &self.response_timeout)
             .finish()
@@ -157,9 +171,24 @@ struct Known {
 /// A server, and what all connections to it share.
 struct Site {
     config: Config,
+    /// Sentinels say that it is a primary: it must say so itself.
+    is_named: bool,
     descriptors: Arc<Descriptors>,
-    trust: tls::Trust,
-    warnings: Warnings,
+    trust: Arc<tls::Trust>,
+    warnings: Arc<Warnings>,
+}
+
+impl Site {
+    fn new(config: Config) -> Self {
+        let (trust, warnings) = (Arc::default(), Arc::default());
+        Site { config, is_named: false, descriptors: Descriptors::new(), trust, warnings }
+    }
+
+    /// The same for the connections to another server.
+    fn with(&self, config: Config, is_named: bool) -> Self {
+        let (descriptors, trust) = (Arc::clone(&self.descriptors), Arc::clone(&self.trust));
+        Site { config, is_named, descriptors, trust, warnings: Arc::clone(&self.warnings) }
+    }
 }
 
 /// Locks on one server.
@@ -168,15 +197,39 @@ pub struct RedisStore {
     address: String,
     scripts: Arc<Scripts>,
     known: Mutex<Known>,
+    watch: Watch,
+}
+
+/// Which server a connection is to, and until when it will do.
+struct Reached {
+    address: Arc<str>,
+    era: Era,
 }
 
 impl RedisStore {
     /// No I/O.
-    pub fn new(config: Config) -> Self {
-        let address = config.address.to_string();
-        let (descriptors, trust, warnings) = (Descriptors::new(), tls::Trust::default(), Warnings::default());
-        let site = Site { config, descriptors, trust, warnings };
-        RedisStore { site, address, scripts: Arc::new(Scripts::new()), known: Mutex::default() }
+    pub fn new(mut config: Config) -> Self {
+        if let Some(copies) = &mut config.copies {
+            // The connection says nothing meanwhile.
+            copies.timeout = copies.timeout.min(config.response_timeout / 2).max(Duration::from_millis(1));
+        }
+        let (address, site) = (config.address.to_string(), Site::new(config));
+        RedisStore {
+            site,
+            address,
+            scripts: Arc::new(Scripts::new()),
+            known: Mutex::default(),
+            watch: Watch::default(),
+        }
+    }
+
+    /// Shakes hands with the server, wherever it is now.
+    fn reach<T>(&self, shake: impl Fn(&Site) -> Result<T, Refused>) -> Result<(T, Reached), Unreachable> {
+        if let Address::Service(service) = &self.site.config.address {
+            return self.watch.reach(&self.site, service, shake);
+        }
+        let shaken = shake(&self.site).map_err(|refused| refused.why)?;
+        Ok((shaken, Reached { address: self.address.as_str().into(), era: Era::endless() }))
     }
 }
 
@@ -187,7 +240,8 @@ impl Store for RedisStore {
             known.highest = known.highest.max(highest_token);
             (known.highest, known.replication_id.clone())
         };
-        let (stream, floor) = handshake::for_commands(&self.site, &self.scripts, highest, &known_id)?;
+        let shake = |site: &Site| handshake::for_commands(site, &self.scripts, highest, &known_id);
+        let ((stream, floor), Reached { address, era }) = self.reach(shake)?;
         {
             let mut known = self.known.lock().unwrap_or_else(|poison| poison.into_inner());
             known.highest = known.highest.max(floor.counter);
@@ -195,8 +249,8 @@ impl Store for RedisStore {
                 known.replication_id = floor.replication_id;
             }
         }
-        let (address, timeout) = (self.address.as_str().into(), self.site.config.response_timeout);
-        Ok(Box::new(connection::RedisConnection::new(stream, address, timeout, Arc::clone(&self.scripts))))
+        let (Config { response_timeout, copies, .. }, scripts) = (&self.site.config, Arc::clone(&self.scripts));
+        Ok(Box::new(connection::RedisConnection::new(stream, address, era, *response_timeout, *copies, scripts)))
     }
 
     fn subscribe(
@@ -204,8 +258,10 @@ impl Store for RedisStore {
         channel: &str,
         _wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Box<dyn Subscription>, Unreachable> {
-        let (stream, left_over) = handshake::for_messages(&self.site, channel)?;
-        Ok(Box::new(subscription::RedisSubscription::new(stream, self.address.as_str().into(), channel, left_over)))
+        let shake = |site: &Site| handshake::for_messages(site, channel);
+        let ((stream, left_over), Reached { address, era }) = self.reach(shake)?;
+        let counts = self.site.config.copies.is_none();
+        Ok(Box::new(subscription::RedisSubscription::new(stream, address, era, channel, counts, left_over)))
     }
 
     fn address(&self) -> &str {
@@ -214,6 +270,10 @@ impl Store for RedisStore {
 
     fn keep_alive(&self) -> Option<Duration> {
         self.site.config.keep_alive
+    }
+
+    fn patience(&self) -> Duration {
+        if self.watch.is_passing() { self.site.config.connect_timeout } else { Duration::ZERO }
     }
 
     fn warnings(&self) -> Vec<String> {

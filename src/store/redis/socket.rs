@@ -81,6 +81,7 @@ impl Socket {
                 Self::open(Domain::UNIX, &peer, timeout, all).map_err(|error| connect_error(&error, timeout))
             }
             Address::Tcp { host, port } => Self::connect_tcp(host, *port, timeout, all),
+            Address::Service(_) => Err("a service is no place to connect to".to_owned()), // its sentinels name one
         }
     }
 

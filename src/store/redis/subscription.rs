@@ -4,7 +4,9 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::copies::without_token;
 use super::resp::{self, Value};
+use super::sentinel::Era;
 use super::socket::Received;
 use super::stream::Stream;
 use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
@@ -12,15 +14,18 @@ use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 pub struct RedisSubscription {
     stream: Stream,
     address: Arc<str>,
+    era: Era,
     channel: String,
+    /// Does a message count as an acquisition? Else its token is dropped.
+    counts: bool,
     out: Vec<u8>,
     input: Vec<u8>,
 }
 
 impl RedisSubscription {
     /// `input`: what came behind the confirmation.
-    pub fn new(stream: Stream, address: Arc<str>, channel: &str, input: Vec<u8>) -> Self {
-        RedisSubscription { stream, address, channel: channel.to_owned(), out: Vec::new(), input }
+    pub fn new(stream: Stream, address: Arc<str>, era: Era, channel: &str, counts: bool, input: Vec<u8>) -> Self {
+        RedisSubscription { stream, address, era, channel: channel.to_owned(), counts, out: Vec::new(), input }
     }
 
     fn flush(&mut self) -> Result<(), Unreachable> {
@@ -41,7 +46,12 @@ impl RedisSubscription {
             match resp::parse(&self.input[at..]) {
                 Ok(None) => break Ok(()),
                 Ok(Some((value, length))) => {
-                    pushes.extend(read(&value, &self.channel));
+                    pushes.extend(read(&value, &self.channel).map(|push| match push {
+                        Push::HandOff { key, hand_off } if !self.counts => {
+                            Push::HandOff { key, hand_off: without_token(hand_off) }
+                        }
+                        other => other,
+                    }));
                     at += length;
                 }
                 Err(problem) => {
@@ -73,6 +83,7 @@ impl Subscription for RedisSubscription {
     }
 
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+        self.era.check().map_err(|problem| self.lost(&problem))?;
         self.flush()?;
         // Once: where there is more, the descriptor stays readable.
         let closed = match self.stream.receive(&mut self.input, Duration::ZERO, false) {

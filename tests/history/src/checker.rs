@@ -10,7 +10,8 @@
 //! - (e) At the end nothing is left on the server but the counter.
 //!
 //! A history in which the server lost data may show two holders: those asked for before the loss. They are counted, and
-//! (b) and the first half of (c) hold for them in the weaker form said above.
+//! (b) and the first half of (c) hold for them in the weaker form said above. While two servers give the locks (a failover),
+//! (b) does not hold between them: neither knows what the other gives.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -28,8 +29,8 @@ pub type HoldingId = usize;
 /// What is wrong; it begins with the letter of what a history must show.
 pub type Checked<T = ()> = Result<T, String>;
 
-/// The only key that may be left over: the counter.
-const COUNTER: &str = ":dlock:fence";
+/// The only keys that may be left over: the counter and, where there are replicas, the life that it was lifted for.
+const COUNTER: [&str; 2] = [":dlock:fence", ":dlock:fence:life"];
 
 /// All locks (`L`) and all lock handles (`W`) of one history.
 pub struct History<L, W> {
@@ -38,6 +39,8 @@ pub struct History<L, W> {
     calls: HashMap<W, Call<L>>,
     /// Since when there are no faults, and how long a waiter may wait from then on.
     calm: Option<(Time, Time)>,
+    /// Until when two servers last gave the locks.
+    divided_until: Option<Time>,
     pub counts: Counts,
     record: Option<Box<dyn Write>>,
 }
@@ -95,6 +98,7 @@ impl<L, W> Default for History<L, W> {
             holdings: Vec::new(),
             calls: HashMap::new(),
             calm: None,
+            divided_until: None,
             counts: Counts::default(),
             record: None,
         }
@@ -150,7 +154,8 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         let before = if since_loss || valid_until <= now { asked_at } else { Time::MAX };
         let known = here.tokens.partition_point(|&(at, _)| at < before);
         let highest = known.checked_sub(1).map_or(0, |last| here.tokens[last].1);
-        if token <= highest {
+        let divided = self.divided_until.is_some_and(|until| until >= asked_at);
+        if token <= highest && !divided {
             return Err(format!(
                 "(b) tokens: {who} acquired lock {lock} with token {token}, {highest} was there before"
             ));
@@ -206,6 +211,17 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
     /// The same of all locks that were heard of.
     pub fn disturbed_all(&mut self, now: Time, until: Time) {
         self.note(|| Event::Disturbed { at: now, until, lock: None });
+        self.disturb_all(until);
+    }
+
+    /// From now until then two servers may give the locks, neither of which knows what the other does.
+    pub fn divided(&mut self, now: Time, until: Time) {
+        self.note(|| Event::Divided { at: now, until });
+        self.divided_until = Some(until);
+        self.disturb_all(until);
+    }
+
+    fn disturb_all(&mut self, until: Time) {
         let asked: Vec<L> = self.calls.values().map(|call| call.lock.clone()).collect();
         for lock in asked {
             self.locks.entry(lock).or_default();
@@ -257,7 +273,7 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
     /// At the end this key is still on the server.
     pub fn left(&mut self, now: Time, key: &str) -> Checked {
         self.note(|| Event::Left { at: now, key });
-        if key == COUNTER { Ok(()) } else { Err(format!("(e) key space: {key} is left over")) }
+        if COUNTER.contains(&key) { Ok(()) } else { Err(format!("(e) key space: {key} is left over")) }
     }
 
     /// Nothing more happens.
@@ -410,6 +426,25 @@ mod tests {
         hold(&mut h, "b", (7, 8, 100), 2).unwrap();
         hold(&mut h, "c", (21, 22, 100), 3).unwrap();
         says(hold(&mut h, "d", (23, 24, 100), 4), "(a)");
+    }
+
+    #[test]
+    fn two_servers_at_once_need_not_agree_on_tokens_and_no_stale_write_is_excused() {
+        let mut h = history();
+        h.divided(10, 20);
+        let a = hold(&mut h, "a", (11, 12, 100), 9).unwrap();
+        let b = hold(&mut h, "b", (13, 14, 100), 5).unwrap();
+        assert_eq!((h.write(15, b), h.write(16, a), h.write(17, b)), (Ok(true), Ok(true), Ok(false)));
+        says(hold(&mut h, "c", (21, 101, 200), 9), "(b)");
+        let d = hold(&mut h, "d", (19, 102, 200), 4).unwrap();
+        hold(&mut h, "e", (201, 202, 300), 10).unwrap();
+        assert_eq!((h.write(203, d), h.counts.overlaps), (Ok(false), 1));
+        let mut h = history();
+        h.divided(1, 50);
+        let old = hold(&mut h, "old", (2, 3, 9), 6).unwrap();
+        let new = hold(&mut h, "new", (4, 5, 9), 6).unwrap();
+        assert_eq!(h.write(6, new), Ok(true));
+        says(h.write(7, old), "(c)");
     }
 
     #[test]

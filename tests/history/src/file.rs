@@ -12,6 +12,7 @@
 //! | `released` | `lock` `by` | before a release is called |
 //! | `lost` | `lock` `by` | the holder was told of the loss, or found out |
 //! | `disturbed` | `lock` (`*`: all) `until` | from `at` until then the server loses what it knows, or may |
+//! | `divided` | `until` | from `at` until then two servers may give the locks, as in a failover |
 //! | `faults` | `kind` | a fault begins, for the count |
 //! | `calm` | `bound` | no faults from here on: whoever asks is served within that time |
 //! | `left` | `key` | after all is released: a key that is still there |
@@ -42,6 +43,7 @@ pub enum Event<L, W, S> {
     Released { at: Time, lock: L, by: W },
     Lost { at: Time, lock: L, by: W },
     Disturbed { at: Time, until: Time, lock: Option<L> },
+    Divided { at: Time, until: Time },
     Faults { at: Time, kind: S },
     Calm { at: Time, bound: Time },
     Left { at: Time, key: S },
@@ -72,6 +74,7 @@ impl<L: Display, W: Display, S: Display> Display for Event<L, W, S> {
                 let lock = lock.as_ref().map_or("*".to_owned(), |lock| word(lock));
                 write!(f, "disturbed at={at} lock={lock} until={until}")
             }
+            Event::Divided { at, until } => write!(f, "divided at={at} until={until}"),
             Event::Faults { at, kind } => write!(f, "faults at={at} kind={}", word(kind)),
             Event::Calm { at, bound } => write!(f, "calm at={at} bound={bound}"),
             Event::Left { at, key } => write!(f, "left at={at} key={}", word(key)),
@@ -173,6 +176,7 @@ impl Reader {
                 let all = values.get("lock") == Some(&"*");
                 Event::Disturbed { at, until: number("until")?, lock: if all { None } else { Some(names("lock")?) } }
             }
+            "divided" => Event::Divided { at, until: number("until")? },
             "faults" => Event::Faults { at, kind: names("kind")? },
             "calm" => Event::Calm { at, bound: number("bound")? },
             "left" => Event::Left { at, key: names("key")? },
@@ -195,6 +199,7 @@ impl<L, W, S> Event<L, W, S> {
             | Event::Released { at, .. }
             | Event::Lost { at, .. }
             | Event::Disturbed { at, .. }
+            | Event::Divided { at, .. }
             | Event::Faults { at, .. }
             | Event::Calm { at, .. }
             | Event::Left { at, .. }
@@ -292,6 +297,7 @@ impl Replay {
             }
             Event::Disturbed { at, until, lock: Some(lock) } => self.history.disturbed(*at, *until, Rc::clone(lock)),
             Event::Disturbed { at, until, lock: None } => self.history.disturbed_all(*at, *until),
+            Event::Divided { at, until } => self.history.divided(*at, *until),
             Event::Faults { kind, .. } => *self.verdict.faults.entry(kind.to_string()).or_default() += 1,
             Event::Calm { at, bound } => self.history.calm(*at, *bound),
             Event::Left { at, key } => return self.history.left(*at, key),
@@ -334,6 +340,7 @@ writes at=70 lock=g:n by=c1.h1 token=7
 faults at=75 kind=flush
 disturbed at=75 lock=* until=75
 disturbed at=76 lock=g:n until=77
+divided at=78 until=79
 lost at=80 lock=g:n by=c1.h1
 calm at=90 bound=100
 asks at=91 lock=g:n by=c1.h1
