@@ -6,7 +6,7 @@ CARGO ?= cargo
 .PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
