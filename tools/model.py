@@ -31,6 +31,10 @@ RUNS += [("quorum", f"B {name}", True, states) for name, states in (
     ("Minority", 0), ("FromReply", 0), ("OneServer", 0), ("NoConfirm", 0), ("ConfirmNotMine", 0), ("NoDelay", 0), ("RenewMinority", 0),
     ("NoGiveBack", 0), ("NoWake", 0), ("HigherCounted", 0), ("NoFloor", 100000), ("ReleaseAll", 150000), ("SameAttempt", 300000), ("EarlyFloor", 1000000),
     ("OldReplies", 2000000))]
+RUNS += [("replica", name, False, 0) for name in ("C 2 clients", "C 3 clients", "T counter", "T 3 clients")]
+RUNS += [("replica", name, True, states) for name, states in (
+    ("A asynchronous", 0), ("B NoWait", 0), ("B RenewUncounted", 0), ("B NoLife", 0), ("B ClockAlways", 0), ("B MessageCounts", 100000),
+    ("B JoinUnwritten", 300000))]
 
 
 def main(arguments):
