@@ -91,27 +91,29 @@ class Layout:
         self.includedir = self.prefix / "include"
         self.docdir = self.prefix / "share" / "doc" / "dlock"
         self.movable = movable
-        self.read = stripped if packed else Path.read_bytes
+        self.packed = packed
 
     def files(self):
-        """Every file or link: its path, and its content or what it leads to (a str)."""
+        """Every file or link: its path, and what gives its content, or the name that it leads to (a str)."""
         shared = shared_name()
-        for name in ("libdlock.so", "libdlock.a"):
-            if not (LIBRARY / name).exists():
-                raise Failed(f"{LIBRARY / name} is missing: make build")
         for header in HEADERS:
-            yield self.includedir / header, (ROOT / "include" / header).read_bytes()
-        yield self.libdir / shared, self.read(LIBRARY / "libdlock.so")
+            yield self.includedir / header, (ROOT / "include" / header).read_bytes
+        yield self.libdir / shared, lambda: self.library("libdlock.so")
         yield self.libdir / SONAME, shared
         yield self.libdir / "libdlock.so", SONAME
-        yield self.libdir / "libdlock.a", self.read(LIBRARY / "libdlock.a")
-        yield self.libdir / "pkgconfig" / "dlock.pc", self.filled("dlock.pc")
+        yield self.libdir / "libdlock.a", lambda: self.library("libdlock.a")
+        yield self.libdir / "pkgconfig" / "dlock.pc", lambda: self.filled("dlock.pc")
         for name in ("dlock-config.cmake", "dlock-config-version.cmake"):
-            yield self.libdir / "cmake" / "dlock" / name, self.filled(name)
+            yield self.libdir / "cmake" / "dlock" / name, lambda name=name: self.filled(name)
         for name in DOCUMENTS:
-            yield self.docdir / name, (ROOT / name).read_bytes()
+            yield self.docdir / name, (ROOT / name).read_bytes
         for path in sorted((ROOT / "docs").glob("*.md")):
-            yield self.docdir / "docs" / path.name, path.read_bytes()
+            yield self.docdir / "docs" / path.name, path.read_bytes
+
+    def library(self, name):
+        if not (LIBRARY / name).exists():
+            raise Failed(f"{LIBRARY / name} is missing: make build")
+        return stripped(LIBRARY / name) if self.packed else (LIBRARY / name).read_bytes()
 
     def filled(self, name):
         libraries = native_libraries()
@@ -129,15 +131,15 @@ class Layout:
 
     def install(self, destination):
         """Each file is written beside its place and moved there: a program that runs keeps the library it has."""
-        for path, content in self.files():
+        for path, source in self.files():
             target = below(destination, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.new")
             fresh.unlink(missing_ok=True)
-            if isinstance(content, str):
-                fresh.symlink_to(content)
+            if isinstance(source, str):
+                fresh.symlink_to(source)
             else:
-                fresh.write_bytes(content)
+                fresh.write_bytes(source())
                 fresh.chmod(0o755 if ".so" in target.name else 0o644)
             fresh.replace(target)
 
@@ -192,12 +194,13 @@ def tar_of(files):
     """The same bytes for the same files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for path, content in files:
+        for path, source in files:
             entry = tarfile.TarInfo(str(path.relative_to("/")))
-            if isinstance(content, str):
-                entry.type, entry.linkname = tarfile.SYMTYPE, content
+            if isinstance(source, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, source
                 tar.addfile(entry)
             else:
+                content = source()
                 entry.size, entry.mode = len(content), 0o755 if ".so" in path.name else 0o644
                 tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
@@ -322,6 +325,7 @@ def abi(update):
 
 
 def main(arguments):
+    os.umask(0o022)  # What is installed is for everybody.
     command, rest = (arguments + [""])[0], arguments[1:]
     out = Path(rest[0] if rest else ROOT / "target" / "dist").resolve()
     if command in ("install", "uninstall") and not rest:
