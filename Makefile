@@ -3,10 +3,10 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers clean
+.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
@@ -70,6 +70,9 @@ fmt: ## format the sources
 
 servers: ## fetch the servers of the conformance tests into target/servers/
 	@$(PYTHON) tools/servers.py all
+
+python: build ## build the Python package: a wheel in target/python/wheels/, sources in target/python/sdist/
+	@$(PYTHON) tools/python.py wheel
 
 clean: ## remove all that was built or fetched
 	$(CARGO) clean

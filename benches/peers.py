@@ -99,7 +99,13 @@ def python(setup):
         if wanted:
             build(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", directory,
                   "--requirement", manifest)
-    return [sys.executable, HERE / "peers" / "python" / "main.py"], {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    build(sys.executable, ROOT / "tools" / "python.py", "wheel")
+    ours = setup.target / "python-dlock"
+    shutil.rmtree(ours, ignore_errors=True)
+    build(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--target", ours,
+          *(ROOT / "target" / "python" / "wheels").glob("*.whl"))
+    return ([sys.executable, HERE / "peers" / "python" / "main.py"],
+            {"PYTHONPATH": f"{directory}{os.pathsep}{ours}", "PYTHONDONTWRITEBYTECODE": "1"})
 
 
 def java(setup):
@@ -138,7 +144,8 @@ LANGUAGES = [
                         "rueidislock": "rueidislock"}, 200),
     Language("Java", java, {"redisson": "Redisson RLock", "redisson-fair": "Redisson RFairLock"}, 3000),
     Language("Node", node, {"redlock": "redlock (ioredis)"}, 1000),
-    Language("Python", python, {"redis-py": "redis-py Lock", "python-redis-lock": "python-redis-lock"}, 200),
+    Language("Python", python, {"dlock-python": "dlock's Python package", "dlock-asyncio": "dlock's, on asyncio",
+                                "redis-py": "redis-py Lock", "python-redis-lock": "python-redis-lock"}, 200),
 ]
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "target" / "check"
 PYTHON = sys.executable
-PYTHON_FILES = sorted(str(path.relative_to(ROOT)) for directory in ("tools", "tests", "demo", "benches", "examples")
+PYTHON_FILES = sorted(str(path.relative_to(ROOT)) for directory in ("tools", "tests", "demo", "benches", "bindings", "examples")
                       for path in (ROOT / directory).glob("**/*.py"))
 
 # A step: its name; its command; its bound in seconds; how its results are counted (see `COUNTERS`); the directory to run
@@ -61,6 +61,9 @@ STEPS = [
     Step("go test -race", ["go", "test", "-count=1", "-v", "-race", "."], 300, "go", where="bindings/go"),
     Step("go test with cgocheck2", ["env", "GOEXPERIMENT=cgocheck2", "GODEBUG=cgocheck=1", "go", "test", "-count=1", "-v", "."],
          300, "go", where="bindings/go"),
+    Step("Python wheel", [PYTHON, "tools/python.py", "wheel"], 240),
+    Step("Python types", [PYTHON, "tools/python.py", "types"], 240),
+    Step("Python tests", [PYTHON, "tools/python.py", "test"], 240, "pytest"),
     Step("gofmt of the demo", ["gofmt", "-l", "."], 60, "silence", where="demo/go"),
     Step("go vet of the demo", ["go", "vet", "./..."], 240, where="demo/go"),
     Step("gofmt of the faults", ["gofmt", "-l", "."], 60, "silence", where="tests/faults/go"),
@@ -128,6 +131,18 @@ def count_cargo(status, output):
     return at_least_one(status, passed, failed)
 
 
+def count_pytest(status, output):
+    """The last line; whatever is not `passed` there, such as an error or a test skipped, has failed."""
+    passed = failed = 0
+    lines = [line for line in output.splitlines() if re.match(r"=* *\d+ .* in [\d.]+s", line)]
+    for number, what in re.findall(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)", lines[-1] if lines else ""):
+        if what == "passed":
+            passed += int(number)
+        else:
+            failed += int(number)
+    return at_least_one(status, passed, failed)
+
+
 def at_least_one(status, passed, failed):
     """A step that failed, or that ran nothing, has one failure at least."""
     if failed == 0 and (status != 0 or passed == 0):
@@ -135,7 +150,8 @@ def at_least_one(status, passed, failed):
     return passed, failed
 
 
-COUNTERS = {"exit": count_exit, "silence": count_silence, "lines": count_lines, "go": count_go, "cargo": count_cargo}
+COUNTERS = {"exit": count_exit, "silence": count_silence, "lines": count_lines, "go": count_go, "cargo": count_cargo,
+            "pytest": count_pytest}
 
 
 # Processes: which belong to a step, and how they are ended.

@@ -68,6 +68,10 @@ def results():
     counts("ignored tests are failures", cargo("tests/a.rs", good.replace("0 ignored", "2 ignored")), 3, 2)
     counts("a test file without tests is a failure", cargo("tests/a.rs", good.replace("3 passed", "0 passed")), 0, 1)
     counts("a test that Go skipped is a failure", shell("echo '--- PASS: A'; echo '--- SKIP: B'", count="go"), 1, 1)
+    counts("what pytest skipped or could not set up is a failure",
+           shell("echo '===== 1 failed, 3 passed, 2 skipped, 1 error in 4.20s ====='; exit 1", count="pytest"), 3, 4)
+    counts("pytest's results are counted", shell("echo '12 passed, 1 warning in 61.20s (0:01:01)'", count="pytest"), 12, 0)
+    counts("pytest without a result is a failure", shell("echo 5 passed", count="pytest"), 0, 1)
     counts("a name from gofmt is a failure", shell("echo a.go", count="silence"), 0, 1)
 
 

@@ -5,7 +5,7 @@ languages take turns at one lock.
     tests/languages/run.py [language …]       all of them, if none is named
 
 A language is a program that speaks the lines of tests/c/agent.c: `LANGUAGES` says how it is built. The settings are
-those of tests/c/run.py and tests/cpp/run.py.
+those of tests/c/run.py and tests/cpp/run.py. Python has the wheel that was built last (`make python`).
 """
 
 import os
@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "c"))
 
-import harness  # noqa: E402
+import harness  # noqa: E402 (it also knows the way to tools/)
+import python as package  # noqa: E402
 from harness import INCLUDE, LIBRARY, Agent, Report, Server, eventually, expect, fail_early, link_shared, run  # noqa: E402
 
 # What a busy machine may add to any bound, in ms.
@@ -241,8 +242,15 @@ def go():
     return [program]
 
 
+def python():
+    try:
+        return [package.tester(), HERE / "agent.py"]
+    except package.Failed as failed:
+        raise RuntimeError(str(failed))
+
+
 # C is the first: the others' messages are compared with its.
-LANGUAGES = {"C": c, "C++": cpp, "Go": go}
+LANGUAGES = {"C": c, "C++": cpp, "Go": go, "Python": python}
 
 
 def main():
