@@ -183,8 +183,8 @@ fn each_right_that_is_missing_is_named_on_every_server() {
         assert!(errors.is_empty(), "{errors:?}");
         let named = warnings.iter().filter(|text| text.contains("may not use the channels :dlock:wake:* with")).count();
         assert_eq!((named, warnings.len()), (2, 2), "{warnings:?}");
-        // A tighter pattern for the counter does as well.
-        user(server, "~:dlock:fence*", &["~:dlock:fence"]);
+        // Tighter patterns for the counter do as well.
+        user(server, "~:dlock:fence*", &["~:dlock:fence", "~:dlock:fence:life"]);
         assert_eq!(said(&url(server)), (vec![], vec![]));
     });
 }

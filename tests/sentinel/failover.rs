@@ -99,6 +99,28 @@ fn a_holder_whose_lock_was_not_copied_is_told_and_all_who_wait_are_served_with_g
     primary_killed(false);
 }
 
+/// What `replicas=2` is for, where there are two: whichever is promoted has what was acquired.
+#[test]
+fn what_every_replica_acknowledged_survives_a_primary_killed_at_once() {
+    let deployment = Deployment::new();
+    let locker = locker_with_lease(&deployment.url(&["replicas=2", "replicas_timeout_ms=2500"]), LONG_MS);
+    let locks: Vec<_> = (0..20).map(|number| lock(&locker, &format!("n{number}"))).collect();
+    for lock in &locks {
+        lock.acquire().unwrap();
+    }
+    deployment.servers[0].kill();
+    let new = deployment.wait_failed_over(0, &[0, 1, 2]);
+    for (number, lock) in locks.iter().enumerate() {
+        let holder: Option<String> = deployment.servers[new].cmd(&["GET", &format!("g:n{number}")]);
+        let holder = holder.unwrap_or_else(|| panic!("lock {number} did not survive"));
+        assert!(holder.starts_with(&lock.id().unwrap().to_string()));
+    }
+    for lock in &locks {
+        lock.release().unwrap();
+    }
+    assert!(deployment.servers[new].keys().is_empty());
+}
+
 #[test]
 fn a_first_connection_waits_for_a_failover_that_is_under_way() {
     let deployment = Deployment::new();

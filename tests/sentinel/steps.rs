@@ -5,7 +5,6 @@ use dlock::{Locker, Status};
 
 use crate::bench::Bench;
 use crate::deployment::{Deployment, SERVICE, Ways, eventually};
-use crate::pki::{Pki, with_tls};
 use crate::{lock, locker, scenarios, target};
 
 fn a_life(locker: &Locker) {
@@ -67,7 +66,7 @@ fn servers_and_sentinels_have_passwords_of_their_own() {
 #[cfg(feature = "tls")]
 #[test]
 fn tls_is_spoken_to_sentinels_and_servers() {
-    let (pki, program) = (Pki::new(), Some(with_tls()));
+    let (pki, program) = (crate::pki::Pki::new(), Some(crate::pki::with_tls()));
     let deployment = Deployment::with(Ways { program, tls: Some(pki), ..Ways::default() });
     two_lives(&deployment, &deployment.url(&[]));
 }

@@ -11,7 +11,8 @@
 //!
 //! A history in which the server lost data may show two holders: those asked for before the loss. They are counted, and
 //! (b) and the first half of (c) hold for them in the weaker form said above. While two servers give the locks (a failover),
-//! (b) does not hold between them: neither knows what the other gives.
+//! (b) does not hold between them: neither knows what the other gives. Which of two acquisitions is the older one, as (c) asks,
+//! is then what their tokens say.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -148,13 +149,13 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         };
         self.note(|| Event::Acquired { at: now, lock: &lock, by: &who, token, until: valid_until });
         self.counts.acquisitions += 1;
+        let divided = self.divided_since(asked_at);
         let id = self.holdings.len();
         let here = self.locks.entry(lock.clone()).or_default();
         let since_loss = here.disturbed_at.is_some_and(|at| at >= asked_at);
         let before = if since_loss || valid_until <= now { asked_at } else { Time::MAX };
         let known = here.tokens.partition_point(|&(at, _)| at < before);
         let highest = known.checked_sub(1).map_or(0, |last| here.tokens[last].1);
-        let divided = self.divided_until.is_some_and(|until| until >= asked_at);
         if token <= highest && !divided {
             return Err(format!(
                 "(b) tokens: {who} acquired lock {lock} with token {token}, {highest} was there before"
@@ -211,17 +212,6 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
     /// The same of all locks that were heard of.
     pub fn disturbed_all(&mut self, now: Time, until: Time) {
         self.note(|| Event::Disturbed { at: now, until, lock: None });
-        self.disturb_all(until);
-    }
-
-    /// From now until then two servers may give the locks, neither of which knows what the other does.
-    pub fn divided(&mut self, now: Time, until: Time) {
-        self.note(|| Event::Divided { at: now, until });
-        self.divided_until = Some(until);
-        self.disturb_all(until);
-    }
-
-    fn disturb_all(&mut self, until: Time) {
         let asked: Vec<L> = self.calls.values().map(|call| call.lock.clone()).collect();
         for lock in asked {
             self.locks.entry(lock).or_default();
@@ -229,6 +219,16 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         for lock in self.locks.values_mut() {
             lock.disturbed_at = Some(until);
         }
+    }
+
+    /// From now until then two servers may give the locks, neither of which knows what the other does.
+    pub fn divided(&mut self, now: Time, until: Time) {
+        self.note(|| Event::Divided { at: now, until });
+        self.divided_until = Some(until);
+    }
+
+    fn divided_since(&self, since: Time) -> bool {
+        self.divided_until.is_some_and(|until| until >= since)
     }
 
     /// A holder's write reaches the resource that the lock protects. Does its register accept it?
@@ -249,9 +249,11 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         self.counts.writes_accepted += 1;
         here.register = *token;
         if let Some(last) = here.last_writer.replace(id)
-            && self.holdings[last].asked_at > holding.acquired_at
+            && let last = &self.holdings[last]
+            && last.asked_at > holding.acquired_at
+            && !(self.divided_since(last.asked_at) && last.token < holding.token)
         {
-            let newer = &self.holdings[last].who;
+            let newer = &last.who;
             return Err(format!(
                 "(c) register: accepted a write of {who} after one of the later acquisition of {newer}"
             ));
@@ -294,9 +296,10 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         self.disturbed_since(&holding.lock, holding.asked_at)
     }
 
-    /// Did the server lose data of that lock since then?
+    /// Did the server lose data of that lock since then, or did another give it too?
     pub fn disturbed_since(&self, lock: &L, since: Time) -> bool {
-        self.locks.get(lock).and_then(|here| here.disturbed_at).is_some_and(|at| at >= since)
+        self.divided_since(since)
+            || self.locks.get(lock).and_then(|here| here.disturbed_at).is_some_and(|at| at >= since)
     }
 
     /// The acquisitions of a lock that are valid now.
