@@ -156,6 +156,24 @@ async def test_a_task_cancelled_at_any_moment_holds_nothing(server, name, lease)
         await until(lambda: server.holder(name) is None and server.waiters(name) == 0, "nothing held")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+@on_loop
+async def test_a_lock_that_came_before_the_cancellation_is_given_back(server, name, times):
+    """The server has given it, and the loop has not seen that yet."""
+    async with dlock.AsyncLocker(server.url) as locker:
+        lock = locker.lock(name, "test")
+        await lock.locked()
+        task = asyncio.ensure_future(lock.acquire())
+        await asyncio.sleep(0)  # it is under way
+        eventually(lambda: lock.remaining > 0, "the acquisition, while the loop stands still")
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: server.holder(name) is None, "the release")
+
+
 @on_loop
 async def test_a_cancelled_task_does_not_wait_for_a_silent_server(server, name):
     async with dlock.AsyncLocker(server.url) as locker:
