@@ -227,7 +227,8 @@ def deb(directory):
         needed = output_of("dpkg-shlibdeps", "-O", f"-e{library}", cwd=work).stdout.decode().strip().split("=", 1)[1]
         about = {
             runtime: (f"Section: libs\nMulti-Arch: same\nDepends: {needed}\n", "shared library"),
-            development: (f"Section: libdevel\nMulti-Arch: same\nDepends: {runtime} (= {VERSION})\n", "headers and static library"),
+            development: (f"Section: libdevel\nMulti-Arch: same\nDepends: {runtime} (= {VERSION})\n",
+                          "headers and static library"),
         }
         for name, (fields, what) in about.items():
             control(trees[name], name, architecture, fields, what)

@@ -132,11 +132,13 @@ def staged():
               "share/doc/dlock/docs/install.md"}
     report.line(wanted <= names, "make install: every file is there", f"missing: {sorted(wanted - names)}")
     links = [os.readlink(local / "lib" / name) for name in ("libdlock.so", "libdlock.so.0")]
-    report.line(links == ["libdlock.so.0", f"libdlock.so.{VERSION}"], "make install: the links lead from name to name", str(links))
+    report.line(links == ["libdlock.so.0", f"libdlock.so.{VERSION}"], "make install: the links lead from name to name",
+                str(links))
     text = "".join(path.read_text() for path in (local / "lib").rglob("*.[cp]*") if path.suffix in (".pc", ".cmake"))
     report.line(str(stage) not in text and "@" not in text, "make install: no file names DESTDIR, or a place to be filled", text)
     step("make install again replaces what is there", ["make", "-C", ROOT, "install", f"DESTDIR={stage}"])
-    step("make install with another LIBDIR", ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/d", "LIBDIR=/opt/d/lib64"])
+    step("make install with another LIBDIR",
+         ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/d", "LIBDIR=/opt/d/lib64"])
     text = (stage / "opt/d/lib64/pkgconfig/dlock.pc").read_text()
     report.line((stage / "opt/d/lib64/libdlock.so.0").exists() and "libdir=/opt/d/lib64\n" in text,
                 "make install: LIBDIR is where the libraries are, and what dlock.pc says", text)
@@ -209,12 +211,14 @@ def recorded():
     for line in (output or "").splitlines():
         report.note(line)
     for what, file, old, new in (
-            ("a function that is gone", "include/dlock.h", "dlock_status dlock_lock_extend(", "dlock_status dlock_lock_prolong("),
+            ("a function that is gone", "include/dlock.h", "dlock_status dlock_lock_extend(",
+             "dlock_status dlock_lock_prolong("),
             ("another type of a parameter", "include/dlock.h", "uint64_t lease_ms,\n                               dlock_error",
              "uint32_t lease_ms,\n                               dlock_error"),
             ("another number of a status", "include/dlock.h", "DLOCK_ERR_BUSY = 13", "DLOCK_ERR_BUSY = 14"),
             ("a member of a struct between others", "include/dlock.h", "    bool flag;\n", "    bool flag;\n    bool more;\n"),
-            ("a symbol that is gone", "packaging/dlock.symbols", " dlock_version@Base", " dlock_former@Base 0.1.0\n dlock_version@Base"),
+            ("a symbol that is gone", "packaging/dlock.symbols", " dlock_version@Base",
+             " dlock_former@Base 0.1.0\n dlock_version@Base"),
             ("another SONAME", "packaging/dlock.symbols", "libdlock.so.0 libdlock0", "libdlock.so.9 libdlock9")):
         status, output = changed(file, old, new)
         report.line(status == 1 and "removed or changed: " in output, f"the ABI's check finds {what}", output)
