@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "c"))
 
 import harness  # noqa: E402
-from harness import INCLUDE, LIBRARY, ROOT, TEMPORARY, Report, Server, fail_early, free_port, link_shared, run  # noqa: E402
+from harness import INCLUDE, LIBRARY, ROOT, TEMPORARY, Report, Server, free_port, link_shared, run  # noqa: E402
 
 WANTED = os.environ.get("CXX", "g++:clang++").split(":")
 COMPILERS = [compiler for compiler in WANTED if shutil.which(compiler)]
