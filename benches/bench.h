@@ -1,5 +1,5 @@
 /*
- * What the benchmark programs share: a clock, samples and their percentiles, and how to fail. Knows neither Redis nor
+ * What the benchmark programs share: clocks, memory, samples and their percentiles, and how to fail. Knows neither Redis nor
  * what is measured. Every result is printed as a line `name value`, which run.py reads.
  */
 #ifndef BENCH_H
@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <dlock.h>
 
@@ -50,6 +51,24 @@ static inline void *must_alloc(size_t count, size_t size)
     if (!memory)
         die("out of memory");
     return memory;
+}
+
+/* What this process has used so far. */
+static inline double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static inline long rss_bytes(void)
+{
+    FILE *file = fopen("/proc/self/statm", "r");
+    long size, resident = 0;
+    if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2)
+        die("cannot read /proc/self/statm");
+    fclose(file);
+    return resident * sysconf(_SC_PAGESIZE);
 }
 
 static inline dlock_locker *open_locker(const char *url)

@@ -160,6 +160,14 @@ static inline long bare_number(const char *reply)
     return strtol(reply + 1, NULL, 10);
 }
 
+/* How many wait in the library's queue for the benchmark lock of that name. */
+static inline long bare_waiting(struct bare *bare, const char *name)
+{
+    static const char script[] = "local k = redis.call('KEYS', ':dlock:wait:*:bench:' .. ARGV[1]) "
+                                 "if #k == 0 then return 0 end return redis.call('ZCARD', k[1])";
+    return bare_number(BARE_CALL(bare, "EVAL", script, "0", name));
+}
+
 /* --- the classic lock by bare socket --- */
 
 struct bare_classic {

@@ -5,32 +5,22 @@ What a pair costs by a tool that counts is the difference of two runs of differe
 
 import re
 import shutil
-import socket
 import subprocess
 
-from harness import PROGRAMS, Failed, rest_of, start_program, values_of
+from harness import PROGRAMS, Failed, Resp, rest_of, start_program, values_of
 
 COUNTED = (1_000, 3_000)
 TIMED = 20_000
 
 
-def ask(port, *words):
-    """What the server answers, as text: a status or a bulk string."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, connection.makefile("rb") as replies:
-        parts = [f"${len(word)}\r\n{word}\r\n" for word in words]
-        connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
-        head = replies.readline().decode().strip()
-        return replies.read(int(head[1:])).decode() if head.startswith("$") else head[1:]
-
-
-def server_cpu_us(port):
-    used = re.findall(r"^used_cpu_(?:user|sys):([\d.]+)", ask(port, "INFO", "cpu"), re.MULTILINE)
+def server_cpu_us(control):
+    used = re.findall(r"^used_cpu_(?:user|sys):([\d.]+)", control("INFO", "cpu").decode(), re.MULTILINE)
     return sum(map(float, used)) * 1e6
 
 
-def commands_us(port):
+def commands_us(control):
     """Microseconds in each command. A transaction's and a script's include those of the commands in it."""
-    stats = ask(port, "INFO", "commandstats")
+    stats = control("INFO", "commandstats").decode()
     return {name: float(us) for name, us in re.findall(r"^cmdstat_(\S+):calls=\d+,usec=(\d+)", stats, re.MULTILINE)}
 
 
@@ -52,11 +42,13 @@ def counted(bench, tool, pattern, *command):
 
 def measure(bench):
     bench.part("Where the time of a pair goes", "pairs", bench.port, TIMED)
-    ask(bench.port, "CONFIG", "RESETSTAT")
-    before = server_cpu_us(bench.port)
+    control = Resp(bench.port)
+    control("CONFIG", "RESETSTAT")
+    before = server_cpu_us(control)
     command = ("pairs", bench.port, TIMED)
     found = values_of(rest_of(start_program(bench.processes, *command), command))
-    cpu, commands = server_cpu_us(bench.port) - before, commands_us(bench.port)
+    cpu, commands = server_cpu_us(control) - before, commands_us(control)
+    control.close()
     bench.figure("CPU of the client", found["client_us"], "us", form=",.1f")
     bench.figure("CPU of the server", cpu / TIMED, "us", form=",.1f")
     bench.figure("  of it in MULTI, SET, INCR, EXEC", (commands["multi"] + commands["exec"]) / TIMED, "us", form=",.1f")

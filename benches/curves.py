@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from harness import HERE, PROGRAMS, ROOT, Failed, read_json, rest_of, start_program, start_server, values_of, write_json
+from harness import HERE, PROGRAMS, ROOT, Failed, read_json, rest_of, start_program, start_private_server, values_of, write_json
 
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WAITERS = (10, 100, 1_000, 10_000, 100_000)
@@ -53,7 +53,7 @@ def held(bench):
     wanted = left(bench, "held", HELD if not bench.quick else (1, 100))
     started = []
     for count in wanted:
-        port, _, server = start_server(bench.processes, bench.directory)
+        port, _, server = start_private_server(bench.processes, bench.directory)
         started.append((count, server, ("held", port, count, HELD_SECONDS)))
     together = [(*each, start_program(bench.processes, *each[2])) for each in started if each[0] < 100_000]
     alone = [each for each in started if each[0] >= 100_000]

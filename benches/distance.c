@@ -72,7 +72,7 @@ static void hand_off(struct setting *s)
     dlock_error err;
     must(dlock_lock_acquire(s->shared_lock, &err), &err, "acquire");
     atomic_store(&s->shared->step, WAIT);
-    while (bare_number(BARE_CALL(s->control, "EVAL", "return #redis.call('KEYS', ':dlock:wait:*')", "0")) == 0)
+    while (bare_waiting(s->control, "distance") == 0)
         sleep_us(100);
     sleep_us(SETTLE_US);
     uint64_t before = now_ns();

@@ -91,7 +91,7 @@ static uint64_t hand_off(struct shared *shared, struct bare *control, dlock_lock
     dlock_error err;
     must(dlock_lock_acquire(lock, &err), &err, "acquire");
     atomic_store(&shared->step, WAIT_FOR_LOCK);
-    while (bare_number(BARE_CALL(control, "EVAL", "return #redis.call('KEYS', ':dlock:wait:*')", "0")) == 0)
+    while (bare_waiting(control, "handoff") == 0)
         sleep_us(100);
     sleep_us(SETTLE_US);
     uint64_t before = now_ns();

@@ -1,21 +1,21 @@
-"""What the parts of run.py stand on: processes and their end, a private server, the compiler, the table and what is kept of it.
+"""What the parts of run.py stand on: a private server, the compiler, the table and what is kept of it.
 
 Knows nothing of what is measured.
 """
 
-import contextlib
 import json
 import os
 import shlex
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from private_server import Failed, Processes, Resp, default_server, start_server  # noqa: E402,F401
+
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").resolve()
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
@@ -24,56 +24,14 @@ SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
 LINKED = ["pair", "pairs", "handoff", "inflight", "waiters", "held", "distance", "threads", "timeline"]
 
 
-class Failed(Exception):
-    """A measurement cannot be made; the text says why."""
+# --- the server ---
 
-
-# --- processes ---
-
-class Processes:
-    """What was started, each in a group of its own, so that Ctrl-C reaches this program only, and all is stopped."""
-
-    def __init__(self):
-        self.running = []
-
-    def start(self, command, **options):
-        process = subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
-        self.running.append(process)
-        return process
-
-    def end(self, process):
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        self.running.remove(process)
-
-    def stop(self):
-        for process in list(self.running):
-            self.end(process)
-
-
-def start_server(processes, directory):
+def start_private_server(processes, directory):
     """The port, the version and the process of a private server."""
-    found = subprocess.run([sys.executable, str(ROOT / "tools" / "servers.py"), "default"], stdout=subprocess.PIPE)
-    if found.returncode != 0:
-        raise Failed("no server to measure against")
-    path = found.stdout.decode().strip()
+    path = default_server()
     version = subprocess.run([path, "--version"], stdout=subprocess.PIPE).stdout.decode().split()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    log = Path(directory) / f"server-{port}.log"
-    with open(log, "wb") as output:
-        server = processes.start([path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                                  "--dir", directory], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    end = time.monotonic() + 10
-    while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            if connection.recv(16).startswith(b"+PONG"):
-                return port, " ".join(version[:3]), server
-        time.sleep(0.02)
-    raise Failed("the server does not start:\n" + log.read_text(errors="replace"))
+    port, server = start_server(processes, directory, path)
+    return port, " ".join(version[:3]), server
 
 
 # --- the programs ---

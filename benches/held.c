@@ -74,23 +74,6 @@ static void watcher(const char *port, long count, long seconds, int go, int out)
 
 /* --- the process that holds --- */
 
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static long rss_bytes(void)
-{
-    FILE *file = fopen("/proc/self/statm", "r");
-    long size, resident = 0;
-    if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2)
-        die("cannot read /proc/self/statm");
-    fclose(file);
-    return resident * sysconf(_SC_PAGESIZE);
-}
-
 /* At most 256 at a time: nobody who takes so many locks asks for all of them at once. */
 static dlock_lock **take(const dlock_locker *locker, const dlock_queue *queue, long count)
 {

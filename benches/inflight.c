@@ -15,13 +15,6 @@ struct figures {
     double rate[ROUNDS], server_us[ROUNDS], client_us[ROUNDS];
 };
 
-static double client_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 static double server_seconds(struct bare *control)
 {
     static const char *const names[] = {"used_cpu_sys:", "used_cpu_user:"};
@@ -171,11 +164,11 @@ static long pairs_of(struct setting *s, int contender)
 
 static void block(struct setting *s, int contender, struct figures *figures, int round)
 {
-    double server = server_seconds(s->control), client = client_seconds();
+    double server = server_seconds(s->control), client = cpu_seconds();
     uint64_t begin = now_ns();
     double pairs = (double)pairs_of(s, contender), took = (double)(now_ns() - begin) / 1e9;
     figures->rate[round] = pairs / took;
-    figures->client_us[round] = (client_seconds() - client) * 1e6 / pairs;
+    figures->client_us[round] = (cpu_seconds() - client) * 1e6 / pairs;
     figures->server_us[round] = (server_seconds(s->control) - server) * 1e6 / pairs;
 }
 

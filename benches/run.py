@@ -24,7 +24,7 @@ import tempfile
 import cost
 import curves
 import peers
-from harness import HERE, LIBRARY, PROGRAMS, Bench, Failed, Processes, compile_programs, hiredis_flags, start_server, write_json
+from harness import HERE, LIBRARY, PROGRAMS, Bench, Failed, Processes, compile_programs, hiredis_flags, start_private_server, write_json
 
 
 def pair(bench):
@@ -227,7 +227,7 @@ def run(arguments, processes, directory):
     if platform.system() != "Linux":
         raise Failed("The benchmark reads /proc and so runs on Linux only.")
     hiredis = compile_programs()
-    port, version, _ = start_server(processes, directory)
+    port, version, _ = start_private_server(processes, directory)
     bench = Bench(processes, directory, port, version, hiredis, arguments.quick)
     load = bench.record["load_before"]
     print(f"{version}, {os.cpu_count()} cores, {platform.machine()}, load {load:.1f} before; times are wall-clock")

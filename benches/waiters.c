@@ -26,23 +26,6 @@ static int threads(void)
     return count;
 }
 
-static long rss_bytes(void)
-{
-    FILE *file = fopen("/proc/self/statm", "r");
-    long size, resident = 0;
-    if (!file || fscanf(file, "%ld %ld", &size, &resident) != 2)
-        die("cannot read /proc/self/statm");
-    fclose(file);
-    return resident * sysconf(_SC_PAGESIZE);
-}
-
-static double cpu_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
 /* --- what the server says --- */
 
 static long stat_of(const char *info, const char *name)
@@ -69,13 +52,6 @@ static long sent_by_clients(struct bare *control)
 static long executed(struct bare *control)
 {
     return stat_of(BARE_CALL(control, "INFO", "stats"), "total_commands_processed:");
-}
-
-static long waiting(struct bare *control)
-{
-    static const char script[] = "local k = redis.call('KEYS', ':dlock:wait:*') "
-                                 "if #k == 0 then return 0 end return redis.call('ZCARD', k[1])";
-    return bare_number(BARE_CALL(control, "EVAL", script, "0"));
 }
 
 /* --- the process that holds --- */
@@ -185,9 +161,9 @@ int main(int argc, char **argv)
     for (long i = 0; i < count; i++)
         must(dlock_submit_acquire(queue, locks[i], DLOCK_WAIT_FOREVER, (uint64_t)i, &err), &err, "submit_acquire");
     printf("submitting_seconds %.5f\n", (double)(now_ns() - begin) / 1e9);
-    while (waiting(control) < count) {
+    while (bare_waiting(control, "waiters") < count) {
         if (now_ns() - begin > 60000000000u)
-            die("only %ld of %ld queued within a minute", waiting(control), count);
+            die("only %ld of %ld queued within a minute", bare_waiting(control, "waiters"), count);
         sleep_us(20000);
     }
     printf("queueing_seconds %.2f\n", (double)(now_ns() - begin) / 1e9);

@@ -27,7 +27,6 @@ import queue
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from private_server import Failed, Processes, default_server, start_server  # noqa: E402
+
 PROCESSES = 4
 THREADS = 3
 SECONDS = 12.0
@@ -50,30 +53,6 @@ GRACE_SECONDS = 15
 
 # One acquisition; `freed` of a killed holder is the moment of its death.
 Turn = namedtuple("Turn", "contender waits held freed token killed")
-
-
-class Failed(Exception):
-    """The demo cannot go on; the text says why."""
-
-
-class Processes:
-    """What was started, each in a group of its own, so that Ctrl-C reaches this program only, and all is stopped."""
-
-    def __init__(self):
-        self.running = []
-
-    def start(self, command, **options):
-        process = subprocess.Popen([str(part) for part in command], start_new_session=True, **options)
-        self.running.append(process)
-        return process
-
-    def stop(self):
-        for process in self.running:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except OSError:
-                pass
-            process.wait()
 
 
 def library_directories():
@@ -111,31 +90,6 @@ def build_go_contender(directory):
         print("without a Go contender, which does not compile:\n" + done.stdout.decode(errors="replace"), file=sys.stderr)
         return None
     return program
-
-
-def start_server(processes, directory):
-    """The URL of a private server, started on a free port."""
-    found = subprocess.run([sys.executable, str(ROOT / "tools" / "servers.py"), "default"], stdout=subprocess.PIPE)
-    if found.returncode != 0:
-        raise Failed("no server to run against")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    with open(os.path.join(directory, "server.log"), "wb") as log:
-        server = processes.start([found.stdout.decode().strip(), "--port", port, "--bind", "127.0.0.1", "--save", "",
-                                  "--appendonly", "no", "--dir", directory], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=log)
-    end = time.monotonic() + 10
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                if connection.recv(16).startswith(b"+PONG"):
-                    return f"redis://127.0.0.1:{port}"
-        except OSError:
-            pass
-        time.sleep(0.02)
-    raise Failed("the server does not start:\n" + Path(directory, "server.log").read_text(errors="replace"))
 
 
 class Contest:
@@ -349,7 +303,8 @@ def verdict(labels, findings):
 def demo(arguments, processes, directory):
     program = compile_contender(directory)
     go_program = build_go_contender(directory)
-    url = start_server(processes, directory)
+    port, _ = start_server(processes, directory, default_server())
+    url = f"redis://127.0.0.1:{port}"
     commands = [(f"C{number + 1}", [program]) for number in range(PROCESSES)]
     if go_program:
         commands.append(("Go", [go_program]))

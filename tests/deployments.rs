@@ -1,6 +1,8 @@
 //! How servers are set up: users with the least rights, unix sockets, idle connections, eviction. What is missing is named;
 //! a password never is.
 
+#[path = "support/api.rs"]
+mod api;
 #[path = "support/proxy.rs"]
 #[allow(dead_code)]
 mod proxy;
@@ -15,22 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use api::{PATIENCE, locker, options};
 use dlock::store::Store;
 use dlock::store::redis::{Address, Config, RedisStore};
-use dlock::{Lock, Locker, Options, Status, WAIT_FOREVER};
+use dlock::{Lock, Locker, Status, WAIT_FOREVER};
 use redis_server::RedisServer;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn options(url: &str) -> Options {
-    let mut options = Options::new();
-    options.set_url(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-    options
-}
-
-fn locker(url: &str) -> Locker {
-    Locker::new(&options(url)).unwrap()
-}
 
 fn lock(locker: &Locker, name: &str) -> Lock {
     locker.lock(name, "billing").unwrap_or_else(|error| panic!("{error}"))

@@ -98,6 +98,18 @@ impl Bench {
         self.reply(30, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
     }
 
+    /// A hand-off at 50 was faster than the answer to a re-check; the release of 60 is under way.
+    fn releasing_with_a_recheck_in_flight() -> (Self, RequestId) {
+        let mut bench = Bench::new();
+        bench.queued();
+        bench.push(40, dropped());
+        let (recheck, _) = bench.sent.remove(0);
+        bench.handed_over(50);
+        bench.expect_acquired();
+        bench.start(60, Operation::Release, 2);
+        (bench, recheck)
+    }
+
     fn acquired(&mut self, now: u64) {
         self.start(now, Operation::TryAcquire, 1);
         self.reply(now, Reply::Taken { token: TOKEN_FLOOR + 1 });
@@ -119,13 +131,7 @@ fn a_late_recheck_starts_no_release_beside_the_users() {
         Reply::Taken { token: TOKEN_FLOOR + 3 },
         Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(1), waiters: 1 },
     ] {
-        let mut b = Bench::new();
-        b.queued();
-        b.push(40, dropped()); // a re-check goes out
-        let (recheck, _) = b.sent.remove(0);
-        b.handed_over(50);
-        b.expect_acquired();
-        b.start(60, Operation::Release, 2);
+        let (mut b, recheck) = Bench::releasing_with_a_recheck_in_flight();
         let (release, _) = b.sent.remove(0);
         b.reply_to(70, recheck, late);
         assert!(b.sent.is_empty(), "it would overtake the user's release: {:?}", b.sent);
@@ -463,13 +469,7 @@ fn a_late_reply_of_an_attempt_that_is_over_is_given_up() {
         (Reply::Held { place: 0, remaining_ms: Some(1) }, false),
     ] {
         for since in ["released", "waits anew", "holds anew", "freed"] {
-            let mut b = Bench::new();
-            b.queued();
-            b.push(40, dropped());
-            let (recheck, _) = b.sent.remove(0);
-            b.handed_over(50); // faster than the answer to the re-check
-            b.expect_acquired();
-            b.start(60, Operation::Release, 2);
+            let (mut b, recheck) = Bench::releasing_with_a_recheck_in_flight();
             b.reply(70, Reply::Released { next: None });
             match since {
                 "released" => {}
@@ -496,13 +496,7 @@ fn a_late_reply_of_an_attempt_that_is_over_is_given_up() {
 #[test]
 fn a_request_that_is_lost_when_its_attempt_is_over_is_given_up() {
     for since in ["being released", "released", "waits anew", "holds anew", "freed"] {
-        let mut b = Bench::new();
-        b.queued();
-        b.push(40, dropped());
-        let (recheck, _) = b.sent.remove(0);
-        b.handed_over(50); // faster than the answer to the re-check
-        b.expect_acquired();
-        b.start(60, Operation::Release, 2);
+        let (mut b, recheck) = Bench::releasing_with_a_recheck_in_flight();
         if since == "being released" {
             b.engine.lost(65, Lane::Command, &[recheck], "gone");
             b.gather();

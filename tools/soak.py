@@ -12,38 +12,18 @@ listen on free ports and are stopped at the end, also on Ctrl-C.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from private_server import Failed, Processes, start_server
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 # A round does not end at once: what it began is brought to its end and checked.
 MORE_SECONDS = 60
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def start_server(program, directory):
-    port = free_port()
-    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 10
-    while time.monotonic() < until:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return server, port
-        except OSError:
-            time.sleep(0.02)
-    server.kill()
-    raise SystemExit(f"not ok - the server {program} does not listen")
 
 
 def play(port, seconds, seed):
@@ -65,12 +45,14 @@ def play(port, seconds, seed):
 def stress(program, seconds, seed):
     """One round of the stress program on that server."""
     with tempfile.TemporaryDirectory(prefix="dlock-soak-") as directory:
-        server, port = start_server(program, directory)
+        processes = Processes()
         try:
+            port, _ = start_server(processes, directory, program)
             return play(port, seconds, seed)
+        except Failed as reason:
+            raise SystemExit(f"not ok - {reason}")
         finally:
-            server.terminate()
-            server.wait()
+            processes.stop()
 
 
 def faults(program, seconds, seed):

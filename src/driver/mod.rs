@@ -40,8 +40,9 @@ use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, We
 /// Command links of one locker; the second and the third are connected when requests crowd on those that are there. (Measured:
 /// more links serve 8 threads better, fewer serve 64 better, since their requests then go out in larger batches.)
 const COMMAND_LINKS: usize = 3;
-/// With more requests than that on every link, one more link is connected.
-const CROWD: usize = 2;
+/// With more requests than that on every link, one more link is connected: two threads that shared one would do half of what
+/// they do on two (measured), since each would wait for the turn of the other.
+const CROWD: usize = 1;
 /// The renewals' link, after the command links.
 const RENEWAL: usize = COMMAND_LINKS;
 /// After a failure to connect a link that could be done without.

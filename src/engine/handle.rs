@@ -22,7 +22,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::core::{Core, Due, Pending, RETRY_US, Who};
-use super::job::leaves_something;
+use super::job::{leaves_something, may_leave_something};
 use super::{Action, Answer, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
 use crate::planted::{Bug, planted};
@@ -419,12 +419,8 @@ impl<T: Clone> Handle<T> {
     fn on_other_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let current = pending.request.acquisition.attempt == self.attempt;
         let Op::Renew { lease_ms } = pending.request.op else {
-            if current && matches!(self.phase, Phase::Releasing { .. }) {
-                // It may have run before the release or after it: given up behind the release, never beside it, or the
-                // release would be told that somebody else holds the lock.
-                self.exposed |= leaves_something(&reply);
-            } else if !current || self.phase == Phase::Idle {
-                core.stray(now, &pending.request, &reply); // rule 4
+            if leaves_something(&reply) {
+                self.left_behind(core, now, &pending.request);
             }
             return;
         };
@@ -692,15 +688,26 @@ impl<T: Clone> Handle<T> {
 
     /// Lost is a request that nobody of this handle waits for; see [`Self::on_other_reply`].
     fn on_other_lost(&mut self, core: &mut Core<T>, now: Time, pending: &Pending) {
-        let current = pending.request.acquisition.attempt == self.attempt;
-        if matches!(pending.request.op, Op::Renew { .. }) {
-            if current && self.phase == Phase::Held && (self.unconfirmed || core.config.auto_renew) {
-                self.renew_at = now;
-            }
-        } else if current && matches!(self.phase, Phase::Releasing { .. }) {
+        if may_leave_something(pending.request.op) {
+            return self.left_behind(core, now, &pending.request);
+        }
+        let current = pending.request.acquisition.attempt == self.attempt && self.phase == Phase::Held;
+        let wanted = self.unconfirmed || core.config.auto_renew;
+        if current && wanted && matches!(pending.request.op, Op::Renew { .. }) {
+            self.renew_at = now;
+        }
+    }
+
+    /// A request that nobody of this handle waits for has taken or queued this or an earlier attempt, or may have: given up
+    /// if that attempt is over (rule 4).
+    fn left_behind(&mut self, core: &mut Core<T>, now: Time, request: &Request) {
+        let current = request.acquisition.attempt == self.attempt;
+        if current && matches!(self.phase, Phase::Releasing { .. }) {
+            // It may have run before the release or after it: given up behind the release, never beside it, or the release
+            // would be told that somebody else holds the lock.
             self.exposed = true;
         } else if !current || self.phase == Phase::Idle {
-            core.stray_lost(now, &pending.request);
+            core.give_up(now, request);
         }
     }
 

@@ -55,15 +55,16 @@ impl<T: Clone> Core<T> {
         }
     }
 
-    /// Such a reply will not come: the request may have run all the same, after all that this attempt asked for on other
-    /// connections.
+    /// The same where no reply will come: the request may have run all the same, after all that this attempt asked for on
+    /// other connections.
     pub fn stray_lost(&mut self, now: Time, request: &Request) {
-        if !matches!(request.op, Op::Renew { .. } | Op::Release { .. }) {
+        if may_leave_something(request.op) {
             self.give_up(now, request);
         }
     }
 
-    fn give_up(&mut self, now: Time, request: &Request) {
+    /// Undoes what the request did.
+    pub fn give_up(&mut self, now: Time, request: &Request) {
         self.clean_up(now, Request { op: Op::Release { leave: true }, ..request.clone() }, None);
     }
 
@@ -238,6 +239,11 @@ impl<T: Clone> Core<T> {
 /// Does the reply say that the attempt is now on the server, as holder or waiter?
 pub(super) fn leaves_something(reply: &Reply) -> bool {
     matches!(reply, Reply::Taken { .. } | Reply::TakenUndrawn { .. } | Reply::Queued { .. })
+}
+
+/// May a request of this kind have put its attempt on the server?
+pub(super) fn may_leave_something(op: Op) -> bool {
+    !matches!(op, Op::Renew { .. } | Op::Release { .. })
 }
 
 fn answer(operation: Operation, request: &Request, holder: Holder) -> Result<Answer> {

@@ -135,11 +135,11 @@ impl World {
 
     // --- streams, for the connections of a test ---
 
-    /// A new descriptor, closed by [`close`].
-    pub(crate) fn stream(&self) -> (i32, u64) {
+    /// A new one, and what it is called in [`set_ready`](Self::set_ready).
+    pub(crate) fn stream(&self) -> (Descriptor, u64) {
         let mut kernel = self.kernel();
         let object = kernel.make(Kind::Stream { ready: false });
-        (kernel.open(object), object)
+        (Descriptor(kernel.open(object)), object)
     }
 
     /// Is there something to read?
@@ -148,6 +148,16 @@ impl World {
             *now = ready;
         }
         self.changed.notify_all();
+    }
+}
+
+/// The descriptor of a stream, closed when dropped.
+pub(crate) struct Descriptor(pub(crate) i32);
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is ours, and of the checker's world.
+        unsafe { close(self.0) };
     }
 }
 

@@ -1,4 +1,4 @@
-"""What the C tests need around them: private servers, a RESP client, agents to be killed, named checks. Knows nothing
+"""What the C tests need around them: private servers, agents to be killed, named checks. Knows nothing
 of the lock protocol but the name of its counter.
 
 Everything started here is in a process group of its own and is killed by `stop_all`, whatever happens.
@@ -8,7 +8,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+from private_server import Resp, RespError, free_port  # noqa: E402
+
 TEMPORARY = tempfile.mkdtemp(prefix="dlock-c-")
 
 _running = []
@@ -70,56 +73,6 @@ def run(command, seconds, **options):
         output, status = process.communicate()[0], None
     kill(process)
     return status, output.decode(errors="replace")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class RespError(Exception):
-    """An error that the server answered."""
-
-
-class Resp:
-    """A connection to a server: enough of RESP2 for the tests."""
-
-    def __init__(self, port, password=None):
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
-        self.file = self.socket.makefile("rb")
-        if password:
-            self("AUTH", password)
-
-    def __call__(self, *words):
-        words = [word if isinstance(word, bytes) else str(word).encode() for word in words]
-        message = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
-        self.socket.sendall(message)
-        reply = self.read()
-        if isinstance(reply, RespError):
-            raise reply
-        return reply
-
-    def read(self):
-        line = self.file.readline()
-        if not line.endswith(b"\r\n"):
-            raise ConnectionError("the server closed the connection")
-        kind, rest = line[:1], line[1:-2]
-        if kind == b"+":
-            return rest.decode()
-        if kind == b"-":
-            return RespError(rest.decode())
-        if kind == b":":
-            return int(rest)
-        if int(rest) < 0:
-            return None
-        if kind == b"$":
-            return self.file.read(int(rest) + 2)[:-2]
-        return [self.read() for _ in range(int(rest))]
-
-    def close(self):
-        self.file.close()
-        self.socket.close()
 
 
 class Server:

@@ -1,6 +1,8 @@
 //! `rediss://` on a real server: who is trusted and who is not, what each refusal says, and that nothing is lost or held
 //! back where records come in pieces, are cut, or find no room.
 
+#[path = "../support/api.rs"]
+mod api;
 mod meddler;
 #[path = "../support/pki.rs"]
 #[allow(dead_code)]
@@ -13,22 +15,11 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use dlock::{EventKind, Lock, Locker, Options, Status, WAIT_FOREVER};
+use api::{PATIENCE, locker, options};
+use dlock::{EventKind, Lock, Locker, Status, WAIT_FOREVER};
 use meddler::{Meddler, Ways};
 use pki::Pki;
 use redis_server::RedisServer;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-fn options(url: &str) -> Options {
-    let mut options = Options::new();
-    options.set_url(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-    options
-}
-
-fn locker(url: &str) -> Locker {
-    Locker::new(&options(url)).unwrap()
-}
 
 fn lock(locker: &Locker, name: &str) -> Lock {
     locker.lock(name, "g").unwrap_or_else(|error| panic!("{error}"))

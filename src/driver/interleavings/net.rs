@@ -11,7 +11,7 @@ use crate::driver::poll_readable;
 use crate::store::memory::server::MemoryServer;
 use crate::store::name::FENCE;
 use crate::store::{Connection, Push, Reply, Request, RequestId, Store, Subscription, TOKEN_FLOOR, Unreachable};
-use crate::sync::system::{self, World};
+use crate::sync::system::{Descriptor, World};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -193,7 +193,7 @@ fn ended() -> Unreachable {
 struct NetConnection {
     net: Arc<Net>,
     line: usize,
-    fd: RawFd,
+    fd: Descriptor,
     stream: u64,
     out: Vec<(RequestId, Request)>,
     in_flight: VecDeque<RequestId>,
@@ -237,7 +237,7 @@ impl Connection for NetConnection {
         self.collect(replies)?;
         if replies.len() == before && !self.in_flight.is_empty() && !wait.is_zero() {
             // A poll counts in milliseconds: rounded up, or it would not sleep.
-            poll_readable(&[self.fd], Duration::from_millis(wait.as_micros().div_ceil(1_000) as u64));
+            poll_readable(&[self.fd.0], Duration::from_millis(wait.as_micros().div_ceil(1_000) as u64));
             self.collect(replies)?;
         }
         Ok(())
@@ -252,7 +252,7 @@ impl Connection for NetConnection {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.fd)
+        Some(self.fd.0)
     }
 
     fn wants_write(&self) -> bool {
@@ -260,17 +260,10 @@ impl Connection for NetConnection {
     }
 }
 
-impl Drop for NetConnection {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.fd) };
-    }
-}
-
 struct NetSubscription {
     net: Arc<Net>,
     reader: usize,
-    fd: RawFd,
+    fd: Descriptor,
     stream: u64,
 }
 
@@ -297,7 +290,7 @@ impl Subscription for NetSubscription {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.fd)
+        Some(self.fd.0)
     }
 }
 
@@ -308,8 +301,5 @@ impl Drop for NetSubscription {
         reader.gone = true;
         let channel = Arc::clone(&reader.channel);
         inner.server.unsubscribe(&channel);
-        drop(inner);
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.fd) };
     }
 }

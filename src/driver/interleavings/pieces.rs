@@ -19,14 +19,14 @@ use crate::store::{
     Acquisition, Connection, Name, Op, Push, Reply, Request, RequestId, Seat, Subscription, Unreachable,
 };
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::system::{self, World};
+use crate::sync::system::{Descriptor, World};
 use crate::sync::{Arc, Mutex, PoisonError};
 
 const FOREVER: Duration = Duration::from_secs(3_600);
 
 /// A connection that answers each request with its number, some turns later, and may end.
 struct Echo {
-    fd: RawFd,
+    fd: Descriptor,
     in_flight: Vec<RequestId>,
     rng: Rng,
     /// In how many turns it ends.
@@ -67,18 +67,11 @@ impl Connection for Echo {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.fd)
+        Some(self.fd.0)
     }
 
     fn wants_write(&self) -> bool {
         false
-    }
-}
-
-impl Drop for Echo {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.fd) };
     }
 }
 
@@ -206,7 +199,7 @@ fn each_request_of_a_link_is_answered_or_lost_once() {
 }
 
 /// A subscription on which something comes at each look.
-struct Chatter(RawFd);
+struct Chatter(Descriptor);
 
 impl Subscription for Chatter {
     fn ping(&mut self, _number: u64) -> Result<(), Unreachable> {
@@ -220,14 +213,7 @@ impl Subscription for Chatter {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.0)
-    }
-}
-
-impl Drop for Chatter {
-    fn drop(&mut self) {
-        // SAFETY: the descriptor is ours, and of the checker's world.
-        unsafe { system::close(self.0) };
+        Some(self.0.0)
     }
 }
 

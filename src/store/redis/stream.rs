@@ -20,10 +20,9 @@ impl Stream {
     pub fn connect(site: &Site) -> Result<Self, String> {
         let config = &site.config;
         let deadline = Instant::now() + config.connect_timeout;
-        let tls = match (&config.tls, &config.address) {
-            (Some(tls), Address::Tcp { host, .. }) => Some(Box::new(site.trust.session(tls, host)?)),
-            _ => None,
-        };
+        let host = if let Address::Tcp { host, .. } = &config.address { host } else { "" };
+        let session = |tls| site.trust.session(tls, host).map(Box::new);
+        let tls = config.tls.as_ref().map(session).transpose()?;
         let socket = Socket::connect(&config.address, config.connect_timeout, &site.descriptors)?;
         let mut stream = Stream { socket, tls };
         if let Some(tls) = &mut stream.tls {
