@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::error::{Error, Result, Status};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::store::redis::ClusterStore;
 use crate::store::redis::{Address, Config, RedisStore};
 
 /// The shortest lease, in milliseconds.
@@ -33,6 +35,8 @@ pub struct Options {
 enum Target {
     /// The timeouts in it are set by [`Options::store`].
     Redis(Box<Config>),
+    /// Nodes to begin with, and how to reach all of them.
+    Cluster(Vec<Address>, Box<Config>),
     Memory(String),
 }
 
@@ -41,6 +45,7 @@ impl fmt::Debug for Options {
         let mut all = f.debug_struct("Options");
         match &self.target {
             Target::Redis(config) => all.field("target", config),
+            Target::Cluster(nodes, config) => all.field("nodes", nodes).field("target", config),
             Target::Memory(name) => all.field("target", &format_args!("memory://{name}")),
         };
         all.field("lease_ms", &self.lease_ms)
@@ -98,7 +103,7 @@ impl Options {
                 Address::Tcp { host, port } => (host, port),
                 Address::Unix(_) => unreachable!("made a TCP address above"),
             },
-            Target::Memory(_) => unreachable!("made a TCP address above"),
+            Target::Cluster(..) | Target::Memory(_) => unreachable!("made a TCP address above"),
         }
     }
 
@@ -118,7 +123,7 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `rediss://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
+    /// `redis://`, `rediss://`, `redis-cluster://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
     /// repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
@@ -159,11 +164,19 @@ impl Options {
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match &self.target {
             Target::Memory(name) => Arc::new(MemoryStore::open(name)),
-            Target::Redis(config) => Arc::new(RedisStore::new(Config {
-                connect_timeout: Duration::from_millis(self.connect_timeout_ms),
-                response_timeout: Duration::from_millis(self.response_timeout_ms),
-                ..(**config).clone()
-            })),
+            Target::Redis(config) => Arc::new(RedisStore::new(self.timed(config))),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Target::Cluster(nodes, config) => Arc::new(ClusterStore::new(nodes.clone(), self.timed(config))),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Target::Cluster(..) => unreachable!("such a URL is refused"),
+        }
+    }
+
+    fn timed(&self, config: &Config) -> Config {
+        Config {
+            connect_timeout: Duration::from_millis(self.connect_timeout_ms),
+            response_timeout: Duration::from_millis(self.response_timeout_ms),
+            ..config.clone()
         }
     }
 }

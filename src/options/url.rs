@@ -13,7 +13,7 @@ use crate::store::redis::{Address, Config, Tls};
 
 /// Redis' own, for `redis://` and `rediss://` alike.
 pub const DEFAULT_PORT: u16 = 6379;
-const SCHEMES: &str = "redis://, rediss://, redis+unix:// or memory://";
+const SCHEMES: &str = "redis://, rediss://, redis-cluster://, redis+unix:// or memory://";
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -25,6 +25,7 @@ pub fn parse(url: &str) -> Result<Target> {
         "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
         "rediss" => return Err(bad("rediss:// needs TLS, which this build of dlock does not have (feature `tls`)")),
         "redis+unix" => unix(rest),
+        "redis-cluster" => return cluster(rest).map_err(bad),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
     read.map(|config| Target::Redis(Box::new(config))).map_err(bad)
@@ -65,6 +66,34 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
         Some(tls) if tls.cert.is_some() != tls.key.is_some() => Err("cert and key: both or neither".to_owned()),
         _ => Ok(config),
     }
+}
+
+/// `[login@]node,node`; the nodes name the others.
+fn cluster(rest: &str) -> Parsed<Target> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err("redis-cluster:// needs Linux".to_owned());
+    }
+    let (place, query) = parts(rest)?;
+    let place = place.strip_suffix('/').unwrap_or(place);
+    if place.contains('/') {
+        return Err("a cluster has one database: nothing may stand behind the nodes of redis-cluster://".to_owned());
+    }
+    // The login goes with the first node.
+    let mut nodes = Vec::new();
+    let mut config = None;
+    let (login, hosts) = place.rsplit_once('@').map_or((None, place), |(login, hosts)| (Some(login), hosts));
+    for host in hosts.split(',') {
+        let one = match login.filter(|_| nodes.is_empty()) {
+            Some(login) => tcp(&format!("{login}@{host}?{query}"), None)?,
+            None => tcp(&format!("{host}?{query}"), None)?,
+        };
+        if !nodes.contains(&one.address) {
+            nodes.push(one.address.clone());
+        }
+        config.get_or_insert(one);
+    }
+    let config = config.ok_or("the host must not be empty")?;
+    Ok(Target::Cluster(nodes, Box::new(config)))
 }
 
 fn unix(rest: &str) -> Parsed<Config> {

@@ -44,9 +44,15 @@ impl Name {
     pub fn waiters(&self) -> &str {
         &self.waiters
     }
+
+    /// What puts other keys into the slot of this name's: `{tag}`.
+    pub fn tag(&self) -> &str {
+        let tagged = &self.waiters[":dlock:wait:".len()..];
+        &tagged[..=tagged.find('}').unwrap_or_default()]
+    }
 }
 
-/// The counter of fencing tokens, one a server.
+/// The counter of fencing tokens, one a server. (On a cluster one a slot: `:dlock:fence:{tag}`.)
 pub const FENCE: &str = ":dlock:fence";
 
 /// What the channels of lockers begin with.

@@ -4,6 +4,8 @@
 //! or without TLS; [`handshake`] is what a new one says first; [`codec`] translates, [`scripts`] holds the steps that must
 //! be atomic (one `.lua` file each). Nothing here knows the engine, or what a lock is used for.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod cluster;
 mod codec;
 mod connection;
 mod error;
@@ -29,6 +31,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use self::cluster::ClusterStore;
 use self::scripts::Scripts;
 use self::socket::Descriptors;
 use self::warnings::Warnings;
@@ -162,6 +166,12 @@ struct Site {
     warnings: Warnings,
 }
 
+impl Site {
+    fn new(config: Config, descriptors: Arc<Descriptors>) -> Self {
+        Site { config, descriptors, trust: tls::Trust::default(), warnings: Warnings::default() }
+    }
+}
+
 /// Locks on one server.
 pub struct RedisStore {
     site: Site,
@@ -174,8 +184,7 @@ impl RedisStore {
     /// No I/O.
     pub fn new(config: Config) -> Self {
         let address = config.address.to_string();
-        let (descriptors, trust, warnings) = (Descriptors::new(), tls::Trust::default(), Warnings::default());
-        let site = Site { config, descriptors, trust, warnings };
+        let site = Site::new(config, Descriptors::new());
         RedisStore { site, address, scripts: Arc::new(Scripts::new()), known: Mutex::default() }
     }
 }

@@ -9,6 +9,9 @@ use super::socket::Received;
 use super::stream::Stream;
 use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 
+/// A ping's argument whose answer is nothing to anybody, since it is no number.
+pub(super) const KEEP_ALIVE: &[u8] = b"keep-alive";
+
 pub struct RedisSubscription {
     stream: Stream,
     address: Arc<str>,
@@ -37,13 +40,19 @@ impl RedisSubscription {
         Ok(())
     }
 
-    fn decode(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+    /// Sends a command; where there is no room now, with the next look at what has come.
+    pub fn say(&mut self, words: &[&[u8]]) -> Result<(), Unreachable> {
+        resp::words(&mut self.out, words);
+        self.flush()
+    }
+
+    fn decode(&mut self, told: &mut impl FnMut(&Value)) -> Result<(), Unreachable> {
         let mut at = 0;
         let result = loop {
             match resp::parse(&self.input[at..]) {
                 Ok(None) => break Ok(()),
                 Ok(Some((value, length))) => {
-                    pushes.extend(read(&value, &self.channel));
+                    told(&value);
                     at += length;
                 }
                 Err(problem) => {
@@ -53,6 +62,30 @@ impl RedisSubscription {
         };
         self.input.drain(..at);
         result.map_err(|problem| self.lost(&problem))
+    }
+
+    /// Gives what has come to `told`, without waiting.
+    pub fn receive_values(&mut self, mut told: impl FnMut(&Value)) -> Result<(), Unreachable> {
+        self.flush()?;
+        let mut closed = None;
+        loop {
+            match self.stream.receive(&mut self.input, Duration::ZERO, false) {
+                Ok(Received::Data(_)) => {}
+                Ok(Received::Nothing) => break,
+                Ok(Received::Closed) => {
+                    closed = Some("the server closed the subscription".to_owned());
+                    break;
+                }
+                Err(error) => {
+                    closed = Some(format!("the subscription is lost: {error}"));
+                    break;
+                }
+            }
+            self.decode(&mut told)?;
+        }
+        // What came with the handshake's last reply has not been looked at yet.
+        self.decode(&mut told)?;
+        closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
     }
 
     fn lost(&self, problem: &str) -> Unreachable {
@@ -69,32 +102,14 @@ impl Subscription for RedisSubscription {
     }
 
     fn keep_alive(&mut self) -> Result<(), Unreachable> {
-        // Its answer bears no number, and so is nothing to anybody.
-        resp::words(&mut self.out, &[b"PING", b"keep-alive"]);
-        self.flush()
+        self.say(&[b"PING", KEEP_ALIVE])
     }
 
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
-        self.flush()?;
-        let mut closed = None;
-        loop {
-            match self.stream.receive(&mut self.input, Duration::ZERO, false) {
-                Ok(Received::Data(_)) => {}
-                Ok(Received::Nothing) => break,
-                Ok(Received::Closed) => {
-                    closed = Some("the server closed the subscription".to_owned());
-                    break;
-                }
-                Err(error) => {
-                    closed = Some(format!("the subscription is lost: {error}"));
-                    break;
-                }
-            }
-            self.decode(pushes)?;
-        }
-        // What came with the handshake's last reply has not been looked at yet.
-        self.decode(pushes)?;
-        closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
+        let channel = std::mem::take(&mut self.channel);
+        let received = self.receive_values(|value| pushes.extend(read(value, &channel)));
+        self.channel = channel;
+        received
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -119,7 +134,7 @@ pub(super) fn read(value: &Value, channel: &str) -> Option<Push> {
 }
 
 /// `handoff <acquisition> <token> <key>` or `dropped <key>`; the key comes last, since it may contain spaces.
-fn payload_of(text: &str) -> Option<Push> {
+pub(super) fn payload_of(text: &str) -> Option<Push> {
     let (word, rest) = text.split_once(' ')?;
     match word {
         "handoff" => {
