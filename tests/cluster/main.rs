@@ -8,6 +8,7 @@ mod deployment;
 #[allow(dead_code)]
 mod redis_server;
 mod steps;
+mod waiting;
 
 use api::options;
 use dlock::{Lock, Locker};
