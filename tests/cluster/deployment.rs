@@ -26,6 +26,8 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 pub struct Cluster {
     pub servers: Vec<RedisServer>,
     primaries: usize,
+    /// Those that were killed or stand still.
+    down: Mutex<Vec<usize>>,
 }
 
 static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
@@ -52,7 +54,7 @@ impl Cluster {
         arguments.extend(more);
         let start = |_| RedisServer::start_program(program, &arguments);
         let servers: Vec<RedisServer> = (0..primaries * (1 + replicas)).map(start).collect();
-        let cluster = Cluster { servers, primaries };
+        let cluster = Cluster { servers, primaries, down: Mutex::default() };
         cluster.join();
         cluster
     }
@@ -130,8 +132,12 @@ impl Cluster {
 
     /// A name in the group `g` whose slot the server had when the cluster was made.
     pub fn name_on(&self, server: usize) -> String {
+        self.names_on(server, 1).remove(0)
+    }
+
+    pub fn names_on(&self, server: usize, count: usize) -> Vec<String> {
         let is_there = |name: &String| self.first_owner(slot(&format!("g:{name}"))) == server;
-        (0..).map(|i| format!("n{i}")).find(is_there).unwrap()
+        (0..).map(|i| format!("n{i}")).filter(is_there).take(count).collect()
     }
 
     /// Every key but counters, of the primaries that answer.
@@ -139,11 +145,12 @@ impl Cluster {
         of.iter().flat_map(|&i| self.servers[i].keys()).collect()
     }
 
-    /// Until this replica has taken its primary's place, in everybody's eyes but the primary's.
+    /// Until the replica has taken that primary's place, in the eyes of all that are up.
     pub fn wait_failed_over(&self, from: usize) -> usize {
         let to = from + self.primaries;
         let slot = (SLOTS * from / self.primaries) as u16;
-        let others = |&i: &usize| i != from;
+        let down = self.down.lock().unwrap().clone();
+        let others = |i: &usize| !down.contains(i);
         eventually("the replica is promoted", || {
             (0..self.servers.len()).filter(others).all(|i| self.owner_as_seen_by(i, slot) == Some(to))
         });
@@ -156,14 +163,17 @@ impl Cluster {
     }
 
     pub fn kill(&self, server: usize) {
+        self.down.lock().unwrap().push(server);
         self.signal(server, libc::SIGKILL);
     }
 
     pub fn stop(&self, server: usize) {
+        self.down.lock().unwrap().push(server);
         self.signal(server, libc::SIGSTOP);
     }
 
     pub fn go_on(&self, server: usize) {
+        self.down.lock().unwrap().retain(|&other| other != server);
         self.signal(server, libc::SIGCONT);
     }
 

@@ -4,6 +4,10 @@
 #[allow(dead_code)]
 mod api;
 mod deployment;
+mod failover;
+mod moves;
+#[path = "../support/recorder.rs"]
+mod recorder;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]
 mod redis_server;

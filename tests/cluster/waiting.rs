@@ -10,7 +10,7 @@ use crate::redis_server::RedisServer;
 use crate::{lock, locker};
 
 /// Well below the interval of re-checks, which is 5 s at least: the message was read.
-const AT_ONCE: Duration = Duration::from_millis(2_500);
+pub const AT_ONCE: Duration = Duration::from_millis(2_500);
 
 /// All the servers of the conformance tests.
 pub fn programs() -> Vec<PathBuf> {
@@ -19,7 +19,7 @@ pub fn programs() -> Vec<PathBuf> {
     std::iter::once(RedisServer::default_program()).chain(further).collect()
 }
 
-fn waiters(cluster: &Cluster, server: usize) -> u64 {
+pub fn waiters(cluster: &Cluster, server: usize) -> u64 {
     let server = &cluster.servers[server];
     let queues = server.keys();
     let queues = queues.iter().filter(|key| key.starts_with(":dlock:wait:"));
