@@ -77,7 +77,9 @@ impl Cluster {
         eventually("all know each other", || self.all_say(&all));
         for (i, replica) in self.servers.iter().enumerate().skip(self.primaries) {
             let primary = self.id(i % self.primaries);
-            eventually("the replica has its primary", || replica.try_cmd::<()>(&["CLUSTER", "REPLICATE", &primary]).is_ok());
+            eventually("the replica has its primary", || {
+                replica.try_cmd::<()>(&["CLUSTER", "REPLICATE", &primary]).is_ok()
+            });
         }
         eventually("the cluster is up", || self.all_say("cluster_state:ok\r"));
         for (i, replica) in self.servers.iter().enumerate().skip(self.primaries) {
@@ -182,7 +184,9 @@ impl Cluster {
         let slot = slot.to_string();
         let (from_id, to_id) = (self.id(from), self.id(to));
         let _: () = self.servers[to].cmd(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
-        let _: () = self.servers[from].cmd(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+        eventually("the slot can be moved", || {
+            self.servers[from].try_cmd::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).is_ok()
+        });
     }
 
     /// Moves one key.
@@ -204,9 +208,29 @@ impl Cluster {
             }
             keys.iter().for_each(|key| self.move_key(key, from, to));
         }
-        let (slot, to_id) = (slot.to_string(), self.id(to));
-        for server in [to, from].into_iter().chain((0..self.primaries).filter(|&i| i != to && i != from)) {
-            let _: () = self.servers[server].cmd(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        let (text, to_id) = (slot.to_string(), self.id(to));
+        let others = (0..self.primaries).filter(|&i| i != to && i != from);
+        let all: Vec<usize> = [to, from].into_iter().chain(others).collect();
+        for &server in &all {
+            let _: () = self.servers[server].cmd(&["CLUSTER", "SETSLOT", &text, "NODE", &to_id]);
         }
+        // What others say of it meanwhile may be older.
+        eventually("all agree", || {
+            let dissent = all.iter().find(|&&server| self.owner_as_seen_by(server, slot) != Some(to));
+            dissent.is_none_or(|&server| {
+                let _: redis::RedisResult<()> =
+                    self.servers[server].try_cmd(&["CLUSTER", "SETSLOT", &text, "NODE", &to_id]);
+                false
+            })
+        });
+        // A node that does not know the latest epoch would take the next slot with one that others do not believe.
+        eventually("all know the same epoch", || {
+            let epoch = |&server: &usize| {
+                let info: String = self.servers[server].cmd(&["CLUSTER", "INFO"]);
+                info.lines().find_map(|line| line.strip_prefix("cluster_current_epoch:").map(str::to_owned))
+            };
+            let first = epoch(&all[0]);
+            all.iter().all(|server| epoch(server) == first)
+        });
     }
 }

@@ -135,7 +135,8 @@ fn a_primary_that_stands_still_holds_up_nobody_elses_locks_and_is_followed_when_
     options.set_response_timeout_ms(1_000).unwrap();
     let own = Locker::new(&options).unwrap();
     let other = locker_with_lease(&cluster.url(), 1_500);
-    let (stuck, fine) = (recorder.witness(lock(&own, &here), &here, "stuck"), recorder.witness(lock(&own, &there), &there, "fine"));
+    let (stuck, fine) =
+        (recorder.witness(lock(&own, &here), &here, "stuck"), recorder.witness(lock(&own, &there), &there, "fine"));
     let held = stuck.acquire(LONG_MS).unwrap();
     fine.acquire(LONG_MS).unwrap();
     wait_copied(&cluster, 0);

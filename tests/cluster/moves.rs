@@ -3,18 +3,18 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use dlock::{Locker, Status};
 use dlock::store::redis::slot::slot;
+use dlock::{Locker, Status};
 
 use crate::deployment::{Cluster, PATIENCE, eventually};
 use crate::recorder::Recorder;
-use crate::waiting::{AT_ONCE, programs, waiters};
+use crate::waiting::{AT_ONCE, on_each_server, waiters};
 use crate::{lock, locker, locker_with_lease};
 
 /// A held and awaited lock, whose slot moves key by key while it is renewed, and back; then it is released.
 fn moved_while_held(cluster: &Cluster, name: &str, sharded: bool) {
     let (key, slot) = (format!("g:{name}"), slot(&format!("g:{name}")));
-    let lease_ms = 1_500;
+    let lease_ms = 1_000;
     let mut patient = crate::options(&cluster.url());
     patient.set_response_timeout_ms(20_000).unwrap();
     let (own, other) = (locker_with_lease(&cluster.url(), lease_ms), Locker::new(&patient).unwrap());
@@ -37,7 +37,7 @@ fn moved_while_held(cluster: &Cluster, name: &str, sharded: bool) {
                 begun.elapsed() > Duration::from_millis(lease_ms * 3 / 2)
             });
             cluster.end_move(slot, from, to);
-            eventually("a renewal there", || cluster.servers[to].cmd::<i64>(&["PTTL", &key]) > 1_200);
+            eventually("a renewal there", || cluster.servers[to].cmd::<i64>(&["PTTL", &key]) > 800);
         }
         // The waiter reads its messages at the new node: sharded ones as soon as the old one told, plain ones by a look
         // around.
@@ -60,11 +60,7 @@ fn moved_while_held(cluster: &Cluster, name: &str, sharded: bool) {
 
 #[test]
 fn a_lock_that_is_held_and_awaited_outlives_moves_of_its_slot_on_every_server() {
-    for program in programs() {
-        let cluster = Cluster::start_program(&program, 3, 0, &[]);
-        let sharded = cluster.servers[0].try_cmd::<redis::Value>(&["PUBSUB", "SHARDCHANNELS"]).is_ok();
-        moved_while_held(&cluster, &cluster.name_on(0), sharded);
-    }
+    on_each_server(|cluster, sharded| moved_while_held(cluster, &cluster.name_on(0), sharded));
 }
 
 #[test]
@@ -115,15 +111,18 @@ fn contenders_are_excluded_and_tokens_rise_while_slots_move_to_and_fro() {
     let cluster = Cluster::start(3, 0, &[]);
     let url = cluster.url();
     let recorder = Recorder::new();
-    let names: Vec<String> = (0..3).flat_map(|server| [cluster.name_on(server), cluster.names_on(server, 2)[1].clone()]).collect();
-    let (over, moves) = (AtomicBool::new(false), 60);
+    let names: Vec<String> =
+        (0..3).flat_map(|server| [cluster.name_on(server), cluster.names_on(server, 2)[1].clone()]).collect();
+    let (over, moves) = (AtomicBool::new(false), 40);
     std::thread::scope(|scope| {
         for contender in 0..8 {
             let (names, url, recorder, over) = (&names, &url, &recorder, &over);
             scope.spawn(move || {
                 let own = locker_with_lease(url, 5_000);
-                let witnesses: Vec<_> =
-                    names.iter().map(|name| recorder.witness(lock(&own, name), name, format!("c{contender}"))).collect();
+                let witnesses: Vec<_> = names
+                    .iter()
+                    .map(|name| recorder.witness(lock(&own, name), name, format!("c{contender}")))
+                    .collect();
                 let mut turn = contender;
                 while !over.load(Ordering::Relaxed) {
                     let witness = &witnesses[turn % witnesses.len()];

@@ -54,7 +54,9 @@ fn a_held_lock_is_renewed_where_it_is() {
 
 #[test]
 fn the_keys_of_every_legal_name_share_one_slot() {
-    let odd = ["{", "}", "{}", "{{", "}}", "{a}", "{a", "a}", "}{", "{}{a}", "{{a}}", " ", "ü{ß}", "\r\n", "%", "\"", "@", "*"];
+    let odd = [
+        "{", "}", "{}", "{{", "}}", "{a}", "{a", "a}", "}{", "{}{a}", "{{a}}", " ", "ü{ß}", "\r\n", "%", "\"", "@", "*",
+    ];
     let parts = odd.iter().map(|part| (*part).to_owned());
     let long = ["{".repeat(512), "}".repeat(512), "a".repeat(511) + "{", "{a}".repeat(170)];
     let parts: Vec<String> = parts.chain(long).collect();

@@ -12,8 +12,23 @@ use crate::{lock, locker};
 /// Well below the interval of re-checks, which is 5 s at least: the message was read.
 pub const AT_ONCE: Duration = Duration::from_millis(2_500);
 
+/// A cluster of each of the servers, and whether it has sharded messages.
+pub fn on_each_server(check: impl Fn(&Cluster, bool) + Sync) {
+    std::thread::scope(|scope| {
+        for program in programs() {
+            let check = &check;
+            scope.spawn(move || {
+                let cluster = Cluster::start_program(&program, 3, 0, &[]);
+                let sharded = cluster.servers[0].try_cmd::<redis::Value>(&["PUBSUB", "SHARDCHANNELS"]).is_ok();
+                println!("{} {}", cluster.servers[0].version(), if sharded { "sharded" } else { "plain" });
+                check(&cluster, sharded);
+            });
+        }
+    });
+}
+
 /// All the servers of the conformance tests.
-pub fn programs() -> Vec<PathBuf> {
+fn programs() -> Vec<PathBuf> {
     let named = std::env::var("DLOCK_TEST_SERVERS").unwrap_or_default();
     let further = named.split(':').filter(|path| !path.is_empty()).map(PathBuf::from);
     std::iter::once(RedisServer::default_program()).chain(further).collect()
@@ -69,14 +84,7 @@ fn served_in_order(cluster: &Cluster, server: usize, sharded: bool) {
 
 #[test]
 fn waiters_are_served_in_order_and_at_once_on_every_server() {
-    for program in programs() {
-        let cluster = Cluster::start_program(&program, 3, 0, &[]);
-        let sharded = cluster.servers[0].try_cmd::<redis::Value>(&["PUBSUB", "SHARDCHANNELS"]).is_ok();
-        println!("{} {}", cluster.servers[0].version(), if sharded { "sharded" } else { "plain" });
-        for server in 0..3 {
-            served_in_order(&cluster, server, sharded);
-        }
-    }
+    on_each_server(|cluster, sharded| (0..3).for_each(|server| served_in_order(cluster, server, sharded)));
 }
 
 #[test]
@@ -109,7 +117,7 @@ fn sockets() -> usize {
     let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
         std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
     };
-    links.filter(|_| true).map(is_socket).filter(|is| *is).count()
+    links.map(is_socket).filter(|is| *is).count()
 }
 
 /// Many locks over all slots, each held by one locker and waited for in another.

@@ -102,7 +102,9 @@ impl Encoder {
         self.member.extend_from_slice(resp::decimal(request.seat.claim_ms, &mut digits));
         self.member.push(b'@');
         match self.layout {
-            Layout::Cluster { sharded: true } => write_channel(&mut self.member, &request.seat.channel, request.name.tag()),
+            Layout::Cluster { sharded: true } => {
+                write_channel(&mut self.member, &request.seat.channel, request.name.tag())
+            }
             _ => self.member.extend_from_slice(request.seat.channel.as_bytes()),
         }
         self.fence.clear();

@@ -214,7 +214,11 @@ pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Unr
 
 /// Connects, sends the opening, reads one reply for each step and gives it to `told`, also as it
 /// came over the wire. Answers what came behind the last.
-fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value, &[u8])) -> Result<(Stream, Vec<u8>), Unreachable> {
+fn shake(
+    site: &Site,
+    opening: &Opening,
+    mut told: impl FnMut(Step, &Value, &[u8]),
+) -> Result<(Stream, Vec<u8>), Unreachable> {
     let (config, Opening { out, steps }) = (&site.config, opening);
     let mut stream = Stream::connect(site).map_err(|text| unreachable(config, &text))?;
     let deadline = Instant::now() + config.response_timeout;

@@ -19,9 +19,7 @@ use super::messages::Admission;
 use super::poller::Poller;
 use super::{Mail, PAUSE, Shared};
 use crate::store::name::FENCE;
-use crate::store::{
-    Connection, ErrorClass, HandOff, Op, Reply, Request, RequestId, ServerError, Unreachable,
-};
+use crate::store::{Connection, ErrorClass, HandOff, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// A request is sent on at most so often; the map must be changing faster than it is learnt.
 const HOPS_MAX: u8 = 5;
@@ -431,7 +429,8 @@ impl Connection for ClusterConnection {
     }
 
     fn pending(&self) -> Vec<RequestId> {
-        let mut all: Vec<RequestId> = self.requests.keys().chain(self.ready.iter().map(|(id, _)| id)).copied().collect();
+        let mut all: Vec<RequestId> =
+            self.requests.keys().chain(self.ready.iter().map(|(id, _)| id)).copied().collect();
         all.sort();
         all
     }

@@ -194,7 +194,8 @@ mod tests {
         assert_eq!(owner(101).unwrap(), "10.0.0.1:7003");
         assert_eq!((map.owner(102), map.owner(SLOTS as u16 - 1)), (Some(asked.index), Some(asked.index)));
         assert_eq!(map.owners().len(), 3, "replicas are none of them");
-        for nonsense in [&b"-ERR no\r\n"[..], b"*1\r\n:1\r\n", b"*1\r\n*1\r\n:1\r\n", b"*1\r\n*3\r\n:0\r\n:1\r\n*0\r\n"] {
+        for nonsense in [&b"-ERR no\r\n"[..], b"*1\r\n:1\r\n", b"*1\r\n*1\r\n:1\r\n", b"*1\r\n*3\r\n:0\r\n:1\r\n*0\r\n"]
+        {
             map.learn(nonsense, &asked);
         }
         assert_eq!(owner(0).unwrap(), "10.0.0.2:7001");

@@ -112,6 +112,9 @@ impl Messages {
         let Some(reader) = &mut self.0 else { return Admission::Refused };
         let state = reader.slots.entry(slot).or_insert_with(Slot::new);
         state.awaited.entry(request.name.key().to_owned()).or_default().insert(request.acquisition);
+        if matches!(state.reading, Reading::Refused(until) if until <= Instant::now()) {
+            state.reading = Reading::Nowhere;
+        }
         if state.reading == Reading::Nowhere {
             reader.seek(shared, slot);
         }
@@ -158,20 +161,29 @@ impl Slot {
 impl Reader {
     fn progress(&mut self, shared: &Arc<Shared>) {
         self.take_mail(shared);
+        self.end_silent(shared.config.response_timeout);
         let up = |(&index, feed): (&u16, &Feed)| matches!(feed, Feed::Up(_)).then_some(index);
         let up: Vec<u16> = self.nodes.iter().filter_map(up).collect();
         up.into_iter().for_each(|index| self.read(shared, index));
     }
 
-    /// Looks after what nobody else reports: silence, slots that have moved, and pauses that are over.
-    fn look_around(&mut self, shared: &Arc<Shared>) {
-        let (now, timeout) = (Instant::now(), shared.config.response_timeout);
+    fn end_silent(&mut self, timeout: Duration) {
+        let now = Instant::now();
         let silent = |(&index, feed): (&u16, &Feed)| {
             let Feed::Up(wire) = feed else { return None };
             wire.asked.front().is_some_and(|&(_, since)| now - since > timeout).then_some(index)
         };
         let silent: Vec<u16> = self.nodes.iter().filter_map(silent).collect();
         silent.into_iter().for_each(|index| self.ended(index));
+    }
+
+    /// Looks after what nobody else reports: nodes that have no slots any more, slots that have moved, and pauses that are
+    /// over.
+    fn look_around(&mut self, shared: &Arc<Shared>) {
+        let (now, owners) = (Instant::now(), shared.map.owners());
+        let is_stranger = |index: &u16| !owners.iter().any(|node| node.index == *index);
+        let strangers: Vec<u16> = self.nodes.keys().copied().filter(is_stranger).collect();
+        strangers.into_iter().for_each(|index| self.ended(index));
         for slot in self.slots.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.slots.get_mut(&slot) else { continue };
             let moved = match state.reading {
@@ -300,7 +312,8 @@ impl Reader {
         for said in said {
             match said {
                 // A plain message reaches the readers at all nodes: the one at the node that sent it will do.
-                Said::Push(push) if self.ways == Ways::Plain && shared.map.owner(slot(key_of(&push))) != Some(index) => {}
+                Said::Push(push)
+                    if self.ways == Ways::Plain && shared.map.owner(slot(key_of(&push))) != Some(index) => {}
                 Said::Push(push) => self.pushes.push(push),
                 Said::Left(slot) => self.left(shared, slot, index),
                 Said::Answer(answer) => self.answered(shared, index, answer),
@@ -335,12 +348,13 @@ impl Reader {
             (Asked::Slot(slot), Ok(())) => self.confirm(slot, index),
             (Asked::Slot(slot), Err(to)) => {
                 let node = to.and_then(|to| shared.map.named(&to, &wire.node)).filter(|node| node.index != index);
-                match node {
-                    Some(node) => {
+                match (node, self.slots.get_mut(&slot)) {
+                    (Some(node), Some(state)) => {
                         shared.map.set_owner(slot, node.index);
+                        state.reading = Reading::Nowhere;
                         self.seek(shared, slot);
                     }
-                    None => self.refuse(slot),
+                    _ => self.refuse(slot),
                 }
             }
             (Asked::Ping, _) => {}

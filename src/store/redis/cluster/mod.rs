@@ -161,6 +161,11 @@ impl ClusterStore {
     /// Those that have slots, then those of the URL.
     fn candidates(&self) -> Vec<Arc<Node>> {
         let mut all = self.shared.map.owners();
+        if !all.is_empty() {
+            // Not always the same first, for many lockers' sake.
+            let first = self.shared.begun.elapsed().subsec_nanos() as usize % all.len();
+            all.rotate_left(first);
+        }
         for seed in self.seeds.iter().filter_map(|seed| self.shared.map.at(seed)) {
             if !all.iter().any(|node| node.index == seed.index) {
                 all.push(seed);
