@@ -95,6 +95,9 @@ impl Options {
 
     /// The TCP address to change: what there was, or the default where a URL named no host.
     fn tcp(&mut self) -> (&mut String, &mut u16) {
+        if let Target::Cluster(_, config) = &self.target {
+            self.target = Target::Redis(config.clone());
+        }
         if !matches!(&self.target, Target::Redis(config) if matches!(config.address, Address::Tcp { .. })) {
             self.target = Options::new().target;
         }
@@ -123,8 +126,8 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `rediss://`, `redis-cluster://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
-    /// repeats the URL, which may hold a password.
+    /// `redis://`, `rediss://`, `redis-cluster://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The
+    /// error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
             return Err(invalid("url: must not contain control characters"));
@@ -213,5 +216,11 @@ mod tests {
         let Target::Redis(config) = options.target else { panic!() };
         assert_eq!(config.address, Address::Tcp { host: "::1".into(), port: 2 });
         assert_eq!((config.username.as_deref(), config.database, config.client_name.as_str()), (Some("u"), 3, "c"));
+        let mut options = Options::new();
+        options.set_url("redis-cluster://u:p@a:1,b:2").unwrap();
+        options.set_port(7).unwrap();
+        let Target::Redis(config) = options.target else { panic!("a port names one server") };
+        assert_eq!(config.address, Address::Tcp { host: "a".into(), port: 7 });
+        assert_eq!(config.username.as_deref(), Some("u"));
     }
 }

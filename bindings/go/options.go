@@ -22,9 +22,9 @@ func WithRedisPort(port string) RedisLockerOption {
 }
 
 // WithURL sets the server by a URL: redis://[user:password@]host[:port][/db], the same with TLS as rediss://,
-// redis+unix:///path/to/socket, or memory://name for a store inside the process, for tests. Parameters (certificates, the
-// name of the client, pings), behind a ?, are listed in docs/deployments.md. Of several options that name the server the
-// last one wins.
+// redis-cluster://[user:password@]host:port,host:port for a Redis Cluster, redis+unix:///path/to/socket, or memory://name
+// for a store inside the process, for tests. Parameters (certificates, the name of the client, pings), behind a ?, are
+// listed in docs/deployments.md. Of several options that name the server the last one wins.
 func WithURL(url string) RedisLockerOption {
 	return func(r *RedisLocker) {
 		r.url = url

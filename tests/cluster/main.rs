@@ -11,6 +11,7 @@ mod recorder;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]
 mod redis_server;
+mod rights;
 mod steps;
 mod waiting;
 

@@ -42,7 +42,7 @@ pub fn waiters(cluster: &Cluster, server: usize) -> u64 {
 }
 
 /// Readers of messages at that server, sharded and plain.
-fn subscriptions(cluster: &Cluster, server: usize) -> (usize, usize) {
+pub fn subscriptions(cluster: &Cluster, server: usize) -> (usize, usize) {
     let list: String = cluster.servers[server].cmd(&["CLIENT", "LIST"]);
     let count = |what: &str| list.lines().filter(|line| line.contains(what)).count();
     (count(" ssub=") - count(" ssub=0 "), count(" sub=") - count(" sub=0 "))
