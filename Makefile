@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers clean
+.PHONY: help build demo demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header fmt servers clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -13,6 +13,9 @@ build: ## build target/release/libdlock.so and libdlock.a
 
 demo: build ## several processes and threads take turns on one lock, on a private server
 	@$(PYTHON) demo/demo.py
+
+demo-cluster: build ## locks on a cluster of six while a primary is killed
+	@$(PYTHON) demo/cluster.py
 
 test: ## run every check; the last line counts them
 	@$(PYTHON) tools/check.py

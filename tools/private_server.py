@@ -98,13 +98,13 @@ def default_server():
     return found.stdout.decode().strip()
 
 
-def start_server(processes, directory, path):
+def start_server(processes, directory, path, *arguments, port=None):
     """The port and the process of a server of that path, which keeps nothing."""
-    port = free_port()
+    port = port or free_port()
     log = Path(directory) / f"server-{port}.log"
     with open(log, "wb") as output:
         server = processes.start([path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-                                  "--dir", directory], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+                                  "--dir", directory, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     end = time.monotonic() + 10
     while time.monotonic() < end and server.poll() is None:
         with contextlib.suppress(OSError, RespError):
@@ -116,3 +116,57 @@ def start_server(processes, directory, path):
                 connection.close()
         time.sleep(0.02)
     raise Failed("the server does not start:\n" + log.read_text(errors="replace"))
+
+
+def ask(port, *words):
+    """One command on a connection of its own."""
+    connection = Resp(port)
+    try:
+        return connection(*words)
+    finally:
+        connection.close()
+
+
+def start_cluster(processes, directory, path, primaries=3):
+    """A cluster with a replica for each primary: (port, process) of the primaries, then of their replicas. A node is given
+    up after 1.5 s of silence; the others' slots are served meanwhile."""
+    nodes = []
+    for number in range(2 * primaries):
+        own = Path(directory) / f"node-{number}"
+        own.mkdir()
+        # A node's other port is 10,000 above.
+        port = next(port for port in iter(free_port, 0) if port < 55000)
+        nodes.append(start_server(processes, own, path, "--cluster-enabled", "yes", "--cluster-node-timeout", 1500,
+                                  "--cluster-require-full-coverage", "no", port=port))
+    ports = [port for port, _ in nodes]
+    for number, port in enumerate(ports):
+        ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        if number < primaries:
+            ask(port, "CLUSTER", "ADDSLOTS", *range(16384 * number // primaries, 16384 * (number + 1) // primaries))
+        for other in ports[:number]:
+            ask(other, "CLUSTER", "MEET", "127.0.0.1", port)
+    until("the nodes know each other", lambda: all(f"cluster_known_nodes:{len(ports)}\r".encode() in ask(port, "CLUSTER", "INFO")
+                                                   for port in ports))
+    for number, port in enumerate(ports[primaries:]):
+        primary = ask(ports[number], "CLUSTER", "MYID")
+        until("a replica knows its primary", lambda: not is_refused(port, "CLUSTER", "REPLICATE", primary))
+        until("a replica follows", lambda: b"master_link_status:up" in ask(port, "INFO", "replication"))
+    until("the cluster is up", lambda: all(b"cluster_state:ok" in ask(port, "CLUSTER", "INFO")
+                                           and ask(port, "CLUSTER", "NODES").count(b"slave") == primaries for port in ports))
+    return nodes
+
+
+def is_refused(port, *words):
+    try:
+        ask(port, *words)
+    except RespError:
+        return True
+    return False
+
+
+def until(what, condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Failed(f"in vain: {what}")
+        time.sleep(0.02)
