@@ -34,17 +34,13 @@ pub enum Form {
 /// Writes commands; its buffers are used again.
 #[derive(Default)]
 pub struct Encoder {
-    layout: Layout,
+    pub layout: Layout,
     acquisition: Vec<u8>,
     member: Vec<u8>,
     fence: Vec<u8>,
 }
 
 impl Encoder {
-    pub fn new(layout: Layout) -> Self {
-        Encoder { layout, ..Encoder::default() }
-    }
-
     /// Appends a request's commands to `out`.
     pub fn encode(&mut self, out: &mut Vec<u8>, scripts: &Scripts, request: &Request, form: Form) {
         let (key, queue) = (request.name.key().as_bytes(), request.name.waiters().as_bytes());

@@ -77,9 +77,9 @@ impl RedisConnection {
         }
     }
 
-    /// The same to a node of a cluster.
-    pub fn with_layout(self, layout: Layout) -> Self {
-        RedisConnection { encoder: Encoder::new(layout), ..self }
+    /// For what is pushed from now on.
+    pub fn set_layout(&mut self, layout: Layout) {
+        self.encoder.layout = layout;
     }
 
     /// As [`Connection::push`], in that form.

@@ -90,8 +90,8 @@ pub struct ClusterConnection {
     connecting: usize,
     /// What the poller has named since it was looked at.
     named: Vec<u64>,
-    /// The descriptor of the messages, while it is polled because joins are held.
-    messages_fd: Option<RawFd>,
+    /// What the messages come in by, while it is polled because joins are held.
+    messages: Option<Arc<Poller>>,
     dead: Option<Unreachable>,
 }
 
@@ -111,7 +111,7 @@ impl ClusterConnection {
             mail,
             connecting: 0,
             named: Vec::new(),
-            messages_fd: None,
+            messages: None,
             dead: None,
         };
         this.install(node, stream);
@@ -122,7 +122,6 @@ impl ClusterConnection {
         self.poller.add(stream.fd(), u64::from(node.index));
         let (timeout, scripts) = (self.shared.config.response_timeout, Arc::clone(&self.shared.scripts));
         let connection = RedisConnection::new(stream, Arc::clone(&node.text), timeout, scripts);
-        let connection = connection.with_layout(self.shared.layout());
         let up = Up { node, connection, lifts: HashMap::new(), unsent: false };
         self.links.insert(up.node.index, Link::Up(Box::new(up)));
     }
@@ -269,19 +268,19 @@ impl ClusterConnection {
 
     fn take_held(&mut self) {
         if !self.held.is_empty() {
-            let messages_fd = self.shared.messages().progress(&self.shared);
+            let messages = self.shared.messages().progress(&self.shared);
             mem::take(&mut self.held).into_iter().for_each(|id| self.route(id));
-            self.poll_messages(messages_fd);
+            self.poll_messages(messages.filter(|_| !self.held.is_empty()));
         }
     }
 
     /// Whoever waits for a slot's channel sees to it that its confirmation is read.
-    fn poll_messages(&mut self, fd: Option<RawFd>) {
-        let wanted = if self.held.is_empty() { None } else { fd };
-        if wanted != self.messages_fd {
-            self.messages_fd.into_iter().for_each(|fd| self.poller.remove(fd));
-            wanted.into_iter().for_each(|fd| _ = self.poller.add(fd, MESSAGES));
-            self.messages_fd = wanted;
+    fn poll_messages(&mut self, wanted: Option<Arc<Poller>>) {
+        let fd = |poller: &Option<Arc<Poller>>| poller.as_ref().map(|poller| poller.fd());
+        if fd(&wanted) != fd(&self.messages) {
+            fd(&self.messages).into_iter().for_each(|fd| self.poller.remove(fd));
+            fd(&wanted).into_iter().for_each(|fd| _ = self.poller.add(fd, MESSAGES));
+            self.messages = wanted;
         }
     }
 
@@ -463,6 +462,7 @@ fn draws(op: Op) -> bool {
 /// Writes a request to its node, behind what must come before it.
 fn send(shared: &Shared, up: &mut Up, id: RequestId, routed: &mut Routed) {
     let request = routed.request.clone();
+    up.connection.set_layout(shared.layout());
     // A script that is not known would have to be asked for again with another `ASKING`: both ways it is sent whole.
     let form = if routed.alone { Form::KeyAlone } else { Form::Text };
     if routed.once.take().is_some() {

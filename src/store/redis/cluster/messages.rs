@@ -50,7 +50,7 @@ struct Reader {
     ways: Ways,
     nodes: HashMap<u16, Feed>,
     slots: HashMap<u16, Slot>,
-    poller: Poller,
+    poller: Arc<Poller>,
     mail: Arc<Mail<Connected>>,
     pushes: Vec<Push>,
     /// Those who hold back joins.
@@ -142,13 +142,13 @@ impl Messages {
     }
 
     /// Reads what has come and says what there is to say, without waiting. Answers what to poll for more.
-    pub fn progress(&mut self, shared: &Arc<Shared>) -> Option<RawFd> {
+    pub fn progress(&mut self, shared: &Arc<Shared>) -> Option<Arc<Poller>> {
         let reader = self.0.as_mut()?;
         reader.progress(shared);
         if !reader.pushes.is_empty() {
             reader.mail.bell.ring(); // they are no more to be seen at the sockets
         }
-        Some(reader.poller.fd())
+        Some(Arc::clone(&reader.poller))
     }
 }
 
@@ -408,7 +408,7 @@ fn listen(value: &Value) -> Option<Said> {
 /// The one subscription of a store.
 pub struct ClusterSubscription {
     shared: Arc<Shared>,
-    fd: RawFd,
+    poller: Arc<Poller>,
     mail: Arc<Mail<Connected>>,
     pongs: Vec<Push>,
 }
@@ -416,11 +416,11 @@ pub struct ClusterSubscription {
 impl ClusterSubscription {
     /// Begins to read, instead of whatever was read before.
     pub fn open(shared: &Arc<Shared>, channel: &str) -> io::Result<Self> {
-        let (poller, mail) = (Poller::new(&shared.descriptors)?, Mail::new(&shared.descriptors)?);
+        let (poller, mail) = (Arc::new(Poller::new(&shared.descriptors)?), Mail::new(&shared.descriptors)?);
         if !poller.add(mail.bell.fd(), MAIL) {
             return Err(io::Error::last_os_error());
         }
-        let (fd, same) = (poller.fd(), Arc::clone(&mail));
+        let (same, same_mail) = (Arc::clone(&poller), Arc::clone(&mail));
         let reader = Reader {
             channel: channel.into(),
             ways: shared.ways(),
@@ -432,7 +432,7 @@ impl ClusterSubscription {
             bells: Vec::new(),
         };
         shared.messages().0 = Some(reader);
-        Ok(ClusterSubscription { shared: Arc::clone(shared), fd, mail: same, pongs: Vec::new() })
+        Ok(ClusterSubscription { shared: Arc::clone(shared), poller: same, mail: same_mail, pongs: Vec::new() })
     }
 
     /// Does something with the reader. `None`: another subscription was opened since.
@@ -470,7 +470,7 @@ impl Subscription for ClusterSubscription {
     }
 
     fn fd(&self) -> Option<RawFd> {
-        Some(self.fd)
+        Some(self.poller.fd())
     }
 }
 

@@ -17,7 +17,7 @@ fn arguments(op: Op, with_text: bool) -> Vec<String> {
 
 fn arguments_in(layout: Layout, op: Op, form: Form) -> Vec<String> {
     let mut out = Vec::new();
-    Encoder::new(layout).encode(&mut out, &Scripts::new(), &request(op), form);
+    Encoder { layout, ..Encoder::default() }.encode(&mut out, &Scripts::new(), &request(op), form);
     let (mut at, mut all) = (0, Vec::new());
     while at < out.len() {
         let (value, length) = resp::parse(&out[at..]).unwrap().expect("a whole command");
