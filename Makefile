@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build install uninstall dist deb abi demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build install uninstall dist deb abi demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ demo: build ## several processes and threads take turns on one lock, on a privat
 
 demo-failover: build ## the same behind sentinels: the primary is killed, and the sentinels name another
 	@$(PYTHON) demo/demo.py --failover
+
+demo-cluster: build ## locks on a cluster of six while a primary is killed
+	@$(PYTHON) demo/cluster.py
 
 test: ## run every check; the last line counts them
 	@$(PYTHON) tools/check.py

@@ -2,6 +2,8 @@
  * described at the top of demo.py; it knows nothing of the others.
  *
  *     contender <url> <first number> <threads> <seconds> <lease ms>
+ *
+ * The lock is `demo`, unless the environment names another by DLOCK_DEMO_LOCK.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <dlock.h>
@@ -70,7 +72,8 @@ static void *contend(void *argument) {
     uint64_t random = now_ns() ^ (number + 1) * 0x9e3779b97f4a7c15;
     dlock_error err;
     dlock_lock *lock;
-    check(dlock_lock_new(locker, "demo", "demo", &lock, &err), &err, number);
+    const char *name = getenv("DLOCK_DEMO_LOCK");
+    check(dlock_lock_new(locker, name != NULL ? name : "demo", "demo", &lock, &err), &err, number);
     while (now_ns() < end_ns) {
         take_turn(lock, number, 1000 + chance(&random, 12000));
         pause_us(chance(&random, 40000));

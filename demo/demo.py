@@ -97,7 +97,7 @@ def build_go_contender(directory):
 class Contest:
     """The contenders' processes, and what they tell."""
 
-    def __init__(self, processes, url, commands):
+    def __init__(self, processes, url, commands, lease_ms=LEASE_MS):
         self.processes = processes
         self.lines = queue.Queue()
         self.turns = []
@@ -108,7 +108,7 @@ class Contest:
         self.begun = time.monotonic_ns()
         for label, command in commands:
             first = len(self.labels)
-            child = processes.start([*command, url, first, THREADS, SECONDS, LEASE_MS], stdin=subprocess.PIPE,
+            child = processes.start([*command, url, first, THREADS, SECONDS, lease_ms], stdin=subprocess.PIPE,
                                     stdout=subprocess.PIPE)
             threading.Thread(target=self.read, args=(child,), daemon=True).start()
             self.children.append(child)
@@ -386,12 +386,8 @@ def interrupted(number, _frame):
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Shows the lock at work.")
-    parser.add_argument("--contender", metavar="LABEL=COMMAND", action="append", default=[],
-                        help="one more process, in whatever language; see the top of this file")
-    parser.add_argument("--failover", action="store_true", help="behind sentinels; the primary is killed")
-    arguments = parser.parse_args()
+def run(name, demo, arguments):
+    """Runs a demo; ends all that it started, however it ends. The exit status."""
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, interrupted)
     processes = Processes()
@@ -399,16 +395,24 @@ def main():
     try:
         return demo(arguments, processes, directory)
     except Failed as reason:
-        print(f"demo: {reason}", file=sys.stderr)
+        print(f"{name}: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ndemo: interrupted; everything is being stopped", file=sys.stderr)
+        print(f"\n{name}: interrupted; everything is being stopped", file=sys.stderr)
         return 130
     finally:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(each, signal.SIG_IGN)  # The cleaning up is not to be interrupted.
         processes.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Shows the lock at work.")
+    parser.add_argument("--contender", metavar="LABEL=COMMAND", action="append", default=[],
+                        help="one more process, in whatever language; see the top of this file")
+    parser.add_argument("--failover", action="store_true", help="behind sentinels; the primary is killed")
+    return run("demo", demo, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -402,6 +402,8 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  *   primary of that service, asked for with each connection; their port is 26379 if not given. `rediss-sentinel://…`: the same
  *   with TLS. Parameters: `sentinel_username` and `sentinel_password`, the login at the sentinels (that in front of the hosts is
  *   the servers'); `sentinel_tls=no`, TLS to the servers only.
+ * - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux, without TLS. The nodes named
+ *   are those to begin with; every lock is on the node that has its slot. (A host or port set later names one server.)
  * - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.

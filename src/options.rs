@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::error::{Error, Result, Status};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::store::redis::ClusterStore;
 use crate::store::redis::{Address, Config, RedisStore};
 
 /// The shortest lease, in milliseconds.
@@ -33,6 +35,8 @@ pub struct Options {
 enum Target {
     /// The timeouts in it are set by [`Options::store`].
     Redis(Box<Config>),
+    /// Nodes to begin with, and how to reach all of them.
+    Cluster(Vec<Address>, Box<Config>),
     Memory(String),
 }
 
@@ -41,6 +45,7 @@ impl fmt::Debug for Options {
         let mut all = f.debug_struct("Options");
         match &self.target {
             Target::Redis(config) => all.field("target", config),
+            Target::Cluster(nodes, config) => all.field("nodes", nodes).field("target", config),
             Target::Memory(name) => all.field("target", &format_args!("memory://{name}")),
         };
         all.field("lease_ms", &self.lease_ms)
@@ -90,6 +95,9 @@ impl Options {
 
     /// The TCP address to change: what there was, or the default where a URL named no host.
     fn tcp(&mut self) -> (&mut String, &mut u16) {
+        if let Target::Cluster(_, config) = &self.target {
+            self.target = Target::Redis(config.clone());
+        }
         if !matches!(&self.target, Target::Redis(config) if matches!(config.address, Address::Tcp { .. })) {
             self.target = Options::new().target;
         }
@@ -98,7 +106,7 @@ impl Options {
                 Address::Tcp { host, port } => (host, port),
                 Address::Unix(_) | Address::Service(_) => unreachable!("made a TCP address above"),
             },
-            Target::Memory(_) => unreachable!("made a TCP address above"),
+            Target::Cluster(..) | Target::Memory(_) => unreachable!("made a TCP address above"),
         }
     }
 
@@ -118,8 +126,8 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `redis-sentinel://`, both with TLS as `rediss…`, `redis+unix://` or `memory://`; `docs/deployments.md`
-    /// has the grammar. The error never repeats the URL, which may hold a password.
+    /// `redis://`, `redis-sentinel://`, both with TLS as `rediss…`, `redis-cluster://`, `redis+unix://` or `memory://`;
+    /// `docs/deployments.md` has the grammar. The error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
             return Err(invalid("url: must not contain control characters"));
@@ -159,11 +167,19 @@ impl Options {
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         match &self.target {
             Target::Memory(name) => Arc::new(MemoryStore::open(name)),
-            Target::Redis(config) => Arc::new(RedisStore::new(Config {
-                connect_timeout: Duration::from_millis(self.connect_timeout_ms),
-                response_timeout: Duration::from_millis(self.response_timeout_ms),
-                ..(**config).clone()
-            })),
+            Target::Redis(config) => Arc::new(RedisStore::new(self.timed(config))),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Target::Cluster(nodes, config) => Arc::new(ClusterStore::new(nodes.clone(), self.timed(config))),
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Target::Cluster(..) => unreachable!("such a URL is refused"),
+        }
+    }
+
+    fn timed(&self, config: &Config) -> Config {
+        Config {
+            connect_timeout: Duration::from_millis(self.connect_timeout_ms),
+            response_timeout: Duration::from_millis(self.response_timeout_ms),
+            ..config.clone()
         }
     }
 }
@@ -200,5 +216,11 @@ mod tests {
         let Target::Redis(config) = options.target else { panic!() };
         assert_eq!(config.address, Address::Tcp { host: "::1".into(), port: 2 });
         assert_eq!((config.username.as_deref(), config.database, config.client_name.as_str()), (Some("u"), 3, "c"));
+        let mut options = Options::new();
+        options.set_url("redis-cluster://u:p@a:1,b:2").unwrap();
+        options.set_port(7).unwrap();
+        let Target::Redis(config) = options.target else { panic!("a port names one server") };
+        assert_eq!(config.address, Address::Tcp { host: "a".into(), port: 7 });
+        assert_eq!(config.username.as_deref(), Some("u"));
     }
 }

@@ -98,9 +98,9 @@ def default_server():
     return found.stdout.decode().strip()
 
 
-def start_server(processes, directory, path, *arguments):
+def start_server(processes, directory, path, *arguments, port=None):
     """The port and the process of a server of that path, which keeps nothing. `processes` has a `start`."""
-    port = free_port()
+    port = port or free_port()
     command = [path, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", directory, *arguments]
     return port, start_listener(processes, directory, port, command)
 
@@ -140,11 +140,7 @@ def start_service(processes, directory, path, down_after_ms=1000):
                         f"sentinel down-after-milliseconds {SERVICE} {down_after_ms}\n")
         start_listener(processes, directory, own, [path, file, "--sentinel"])
         sentinels.append(own)
-    end = time.monotonic() + 30
-    while not all(map(knows_all, sentinels)):
-        if time.monotonic() > end:
-            raise Failed("the sentinels do not find each other")
-        time.sleep(0.05)
+    until("the sentinels find each other", lambda: all(map(knows_all, sentinels)))
     hosts = ",".join(f"127.0.0.1:{own}" for own in sentinels)
     return f"redis-sentinel://{hosts}/{SERVICE}", primary, sentinels
 
@@ -168,3 +164,48 @@ def ask(port, *words):
         return connection(*words)
     finally:
         connection.close()
+
+
+def start_cluster(processes, directory, path, primaries=3):
+    """A cluster with a replica for each primary: (port, process) of the primaries, then of their replicas. A node is given
+    up after 1.5 s of silence; the others' slots are served meanwhile."""
+    nodes = []
+    for number in range(2 * primaries):
+        own = Path(directory) / f"node-{number}"
+        own.mkdir()
+        # A node's other port is 10,000 above.
+        port = next(port for port in iter(free_port, 0) if port < 55000)
+        nodes.append(start_server(processes, own, path, "--cluster-enabled", "yes", "--cluster-node-timeout", 1500,
+                                  "--cluster-require-full-coverage", "no", port=port))
+    ports = [port for port, _ in nodes]
+    for number, port in enumerate(ports):
+        ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        if number < primaries:
+            ask(port, "CLUSTER", "ADDSLOTS", *range(16384 * number // primaries, 16384 * (number + 1) // primaries))
+        for other in ports[:number]:
+            ask(other, "CLUSTER", "MEET", "127.0.0.1", port)
+    until("the nodes know each other", lambda: all(f"cluster_known_nodes:{len(ports)}\r".encode() in ask(port, "CLUSTER", "INFO")
+                                                   for port in ports))
+    for number, port in enumerate(ports[primaries:]):
+        primary = ask(ports[number], "CLUSTER", "MYID")
+        until("a replica knows its primary", lambda: not is_refused(port, "CLUSTER", "REPLICATE", primary))
+        until("a replica follows", lambda: b"master_link_status:up" in ask(port, "INFO", "replication"))
+    until("the cluster is up", lambda: all(b"cluster_state:ok" in ask(port, "CLUSTER", "INFO")
+                                           and ask(port, "CLUSTER", "NODES").count(b"slave") == primaries for port in ports))
+    return nodes
+
+
+def is_refused(port, *words):
+    try:
+        ask(port, *words)
+    except RespError:
+        return True
+    return False
+
+
+def until(what, condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise Failed(f"in vain: {what}")
+        time.sleep(0.02)

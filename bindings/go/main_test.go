@@ -32,10 +32,11 @@ func TestMain(m *testing.M) {
 type server struct {
 	port    string
 	dir     string
+	more    []string
 	process *exec.Cmd
 }
 
-func startServer() (*server, error) {
+func startServer(more ...string) (*server, error) {
 	dir, err := os.MkdirTemp("", "dlock-go-")
 	if err != nil {
 		return nil, err
@@ -46,7 +47,7 @@ func startServer() (*server, error) {
 	}
 	port := listener.Addr().(*net.TCPAddr).Port
 	listener.Close()
-	s := &server{port: strconv.Itoa(port), dir: dir}
+	s := &server{port: strconv.Itoa(port), dir: dir, more: more}
 	if err := s.start(); err != nil {
 		os.RemoveAll(dir)
 		return nil, err
@@ -59,7 +60,8 @@ func (s *server) start() error {
 	if program == "" {
 		program = "redis-server"
 	}
-	s.process = exec.Command(program, "--port", s.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir)
+	arguments := []string{"--port", s.port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.dir}
+	s.process = exec.Command(program, append(arguments, s.more...)...)
 	// The server ends with the tests, however they end.
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.process.Start(); err != nil {

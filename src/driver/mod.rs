@@ -548,13 +548,16 @@ impl Driver {
         due: Option<Time>,
     ) -> std::result::Result<(), Unreachable> {
         let mut broken = turned.err();
-        let mut lost = Vec::new();
+        let (mut lost, mut node_ended) = (Vec::new(), None);
         if (!replies.is_empty() || waits)
             && let Ok(mut guard) = self.lock()
         {
             let now = now();
             for (id, reply) in replies.drain(..) {
-                if let Reply::Error(error) = &reply
+                if let Reply::Lost(why) = reply {
+                    node_ended = Some(why);
+                    lost.push(id);
+                } else if let Reply::Error(error) = &reply
                     && error.class == ErrorClass::Reconnect
                 {
                     broken.get_or_insert(Unreachable(format!("{}: {}", self.store.address(), error.text)));
@@ -572,15 +575,13 @@ impl Driver {
                 self.ensure_background();
             }
         }
-        match broken {
-            None => Ok(()),
-            Some(why) => {
-                if !lost.is_empty() {
-                    self.requests_lost(index, &lost, &why);
-                }
-                Err(why)
-            }
+        if let Some(why) = broken.as_ref().or(node_ended.as_ref())
+            && !lost.is_empty()
+        {
+            self.requests_lost(index, &lost, why);
+            self.ensure_background();
         }
+        broken.map_or(Ok(()), Err)
     }
 
     /// The connection of a link is dead.

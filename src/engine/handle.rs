@@ -399,12 +399,13 @@ impl<T: Clone> Handle<T> {
         }
         self.request = None;
         if let Reply::Error(error) = &reply
-            && error.class == ErrorClass::Retry
+            && error.class.passes()
             && !self.is_cancelled()
         {
             return self.retry_later(core, now, pending.request.op, error);
         }
         self.give_up_at = Time::MAX;
+        self.give_up_error = None;
         match self.phase {
             Phase::Releasing { in_time, repeated } => {
                 self.on_release_reply(core, now, pending, reply, in_time, repeated)
@@ -447,7 +448,7 @@ impl<T: Clone> Handle<T> {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
                 self.exposed = true;
-                if matches!(error.class, ErrorClass::Retry | ErrorClass::Reconnect) && !self.is_cancelled() {
+                if (error.class.passes() || error.class == ErrorClass::Reconnect) && !self.is_cancelled() {
                     return self.retry_later(core, now, pending.request.op, &error);
                 }
                 return self.fail(core, now, self.refused(&error.text));
@@ -641,7 +642,10 @@ impl<T: Clone> Handle<T> {
     /// The server refuses for a reason that passes.
     fn retry_later(&mut self, core: &mut Core<T>, now: Time, op: Op, error: &ServerError) {
         self.trouble(core, now);
-        self.give_up_error = Some(self.refused(&error.text));
+        self.give_up_error = Some(match error.class {
+            ErrorClass::Away => Error::new(Status::NotConnected, format!("{}: {}", self.label(), error.text)),
+            _ => self.refused(&error.text),
+        });
         self.wanted = Some(match op {
             // A refusal in the middle of a try may have left the lock set: a join finds it, another try would find it held.
             Op::Try { lease_ms } => {
@@ -861,7 +865,10 @@ impl<T: Clone> Handle<T> {
         if self.is_cancelled() {
             return self.end_cancelled(core, now);
         }
-        let error = if core.is_link_up() {
+        let away = self.give_up_error.take().filter(|error| error.status == Status::NotConnected);
+        let error = if let Some(away) = away {
+            away
+        } else if core.is_link_up() {
             Error::new(Status::LockTimeout, format!("{}: not free in time", self.label()))
         } else {
             self.not_connected(core)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::{Core, Due, Internal, Pending, RETRY_US, Who};
 use super::{Action, Answer, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
-use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Name, Op, Reply, Request, RequestId};
+use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Name, Op, Reply, Request, RequestId, ServerError};
 
 pub(super) struct Job<T> {
     request: Request,
@@ -19,7 +19,7 @@ pub(super) struct Job<T> {
     until: Time,
     retry_at: Time,
     /// Why the server refused it last, for a reason that passes.
-    refusal: Option<String>,
+    refusal: Option<ServerError>,
     /// A release's reply was lost; it may have named a waiter of this locker (rule 10).
     repeated: bool,
     due: Time,
@@ -146,8 +146,11 @@ impl<T: Clone> Core<T> {
         if job.until > now {
             return self.advance(now, id);
         }
-        let status = if job.refusal.is_some() { Status::Locker } else { Status::NotConnected };
-        let why = job.refusal.as_ref().unwrap_or(&self.link_error);
+        let (status, why) = match &job.refusal {
+            Some(refusal) if refusal.class == ErrorClass::Away => (Status::NotConnected, &refusal.text),
+            Some(refusal) => (Status::Locker, &refusal.text),
+            None => (Status::NotConnected, &self.link_error),
+        };
         let text = format!("lock {:?}: {why}", job.request.name.key());
         self.end_job(id, Some(Err(Error::new(status, text))));
     }
@@ -176,12 +179,12 @@ impl<T: Clone> Core<T> {
         job.in_flight = None;
         match reply {
             // What is to be given up is asked for again whatever the refusal: nobody else would.
-            Reply::Error(error) if error.class == ErrorClass::Retry || job.asked.is_none() => {
+            Reply::Error(error) if error.class.passes() || job.asked.is_none() => {
                 let timeout_us = self.config.response_timeout_ms * 1_000;
-                let pause = if error.class == ErrorClass::Retry { RETRY_US } else { RETRY_US.max(timeout_us / 8) };
+                let pause = if error.class.passes() { RETRY_US } else { RETRY_US.max(timeout_us / 8) };
                 job.until = job.until.min(now + timeout_us);
                 job.retry_at = now + pause;
-                job.refusal = Some(error.text);
+                job.refusal = Some(error);
                 self.advance(now, id);
             }
             Reply::Error(error) => {

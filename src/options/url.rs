@@ -15,9 +15,12 @@ use crate::store::redis::{Address, Config, Copies, Service, Tls};
 pub const DEFAULT_PORT: u16 = 6379;
 /// The sentinels' own.
 const SENTINEL_PORT: u16 = 26_379;
-const SCHEMES: &str = "redis://, rediss://, redis-sentinel://, rediss-sentinel://, redis+unix:// or memory://";
+const SCHEMES: &str =
+    "redis://, rediss://, redis-sentinel://, rediss-sentinel://, redis-cluster://, redis+unix:// or memory://";
 /// More replicas than anybody has.
 const REPLICAS_MAX: u32 = 100;
+/// The parameters of every server.
+const COMMON: &str = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof";
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -33,6 +36,8 @@ pub fn parse(url: &str) -> Result<Target> {
             return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
         }
         "redis+unix" => unix(rest),
+        "redis-cluster" => return cluster(rest).map_err(bad),
+        "rediss-cluster" => return Err(bad("there is no TLS to a cluster yet, only redis-cluster://")),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
     read.map(|config| Target::Redis(Box::new(config))).map_err(bad)
@@ -58,11 +63,7 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
     for (name, value) in parameters(query)? {
         let known = common(&mut config, &name, &value)? || secured(&mut config, &name, &value)?;
         if !known {
-            return Err(unknown(
-                &name,
-                query,
-                "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof; with rediss:// also ca, cert, key, server_name",
-            ));
+            return Err(unknown(&name, query, &format!("{COMMON}; with rediss:// also ca, cert, key, server_name")));
         }
     }
     check_whole(&config)?;
@@ -115,9 +116,10 @@ fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
             "sentinel_tls" => return Err("sentinel_tls: can only be no".to_owned()),
             _ if common(&mut config, &name, &value)? || secured(&mut config, &name, &value)? => {}
             _ => {
-                let known = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof, sentinel_username, \
-                             sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls";
-                return Err(unknown(&name, query, known));
+                let known = format!(
+                    "{COMMON}, sentinel_username, sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls"
+                );
+                return Err(unknown(&name, query, &known));
             }
         }
     }
@@ -134,6 +136,35 @@ fn login_and_hosts(authority: &str) -> (Option<&str>, &str) {
     authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts))
 }
 
+/// `[login@]node,node`; the nodes name the others.
+fn cluster(rest: &str) -> Parsed<Target> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err("redis-cluster:// needs Linux".to_owned());
+    }
+    let (place, query) = parts(rest)?;
+    let place = place.strip_suffix('/').unwrap_or(place);
+    if place.contains('/') {
+        return Err("a cluster has one database: nothing may stand behind the nodes of redis-cluster://".to_owned());
+    }
+    let (login, hosts) = login_and_hosts(place);
+    let mut nodes = Vec::new();
+    for host in hosts.split(',') {
+        let node = tcp_address(host, DEFAULT_PORT)?;
+        if !nodes.contains(&node) {
+            nodes.push(node);
+        }
+    }
+    let mut config = Config::new(nodes[0].clone());
+    set_login(&mut config, login)?;
+    for (name, value) in parameters(query)? {
+        if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
+            return Err(unknown(&name, query, COMMON));
+        }
+    }
+    check_whole(&config)?;
+    Ok(Target::Cluster(nodes, Box::new(config)))
+}
+
 fn unix(rest: &str) -> Parsed<Config> {
     let (path, query) = parts(rest)?;
     if !path.starts_with('/') || path.len() < 2 {
@@ -148,11 +179,7 @@ fn unix(rest: &str) -> Parsed<Config> {
             "pass" => password = Some(value),
             _ if common(&mut config, &name, &value)? => {}
             _ => {
-                return Err(unknown(
-                    &name,
-                    query,
-                    "db, user, pass, client_name, keepalive_ms, replicas, replicas_timeout_ms, aof",
-                ));
+                return Err(unknown(&name, query, &format!("db, user, pass, {COMMON}")));
             }
         }
     }
@@ -265,7 +292,7 @@ fn unknown(name: &str, query: &str, known: &str) -> String {
     format!("a parameter is unknown; known are {known} (in a password `?` and `&` are %3F and %26)")
 }
 
-/// The parameters of every server. False: it is none of them.
+/// [`COMMON`]. False: it is none of them.
 fn common(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
     match name {
         "client_name" => {

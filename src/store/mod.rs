@@ -31,6 +31,13 @@ pub struct Acquisition {
     pub attempt: u64,
 }
 
+impl ErrorClass {
+    /// Is the request to be sent again a little later?
+    pub fn passes(self) -> bool {
+        matches!(self, ErrorClass::Retry | ErrorClass::Away)
+    }
+}
+
 impl fmt::Display for Acquisition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.owner, self.attempt)
@@ -129,6 +136,9 @@ pub enum Reply {
     Holder(Holder),
     /// The server answered an error.
     Error(ServerError),
+    /// The connection to the node that was asked ended before it answered; what was done is not known. (Where there is
+    /// one server, the whole [`Connection`] ends.)
+    Lost(Unreachable),
 }
 
 /// Whose the key is.
@@ -176,6 +186,9 @@ pub struct ServerError {
 pub enum ErrorClass {
     /// Passes by itself (`BUSY`, `TRYAGAIN`, `CLUSTERDOWN`): ask again a little later.
     Retry,
+    /// The node of a cluster that has the lock cannot be reached, and was not asked: ask again a little later; if that does
+    /// not help, there is no connection.
+    Away,
     /// This server or this connection will not do (`READONLY`, `LOADING`, `MASTERDOWN`, `NOAUTH`, `UNBLOCKED`): reconnect.
     Reconnect,
     /// The server has no memory for it (`OOM`): report it; a waiter polls instead of queueing.

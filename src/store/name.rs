@@ -44,11 +44,18 @@ impl Name {
     pub fn waiters(&self) -> &str {
         &self.waiters
     }
+
+    /// What puts other keys into the slot of this name's: `{tag}`.
+    pub fn tag(&self) -> &str {
+        let tagged = &self.waiters[":dlock:wait:".len()..];
+        &tagged[..=tagged.find('}').unwrap_or_default()]
+    }
 }
 
-/// The counter of fencing tokens, one a server.
+/// The counter of fencing tokens, one a server. (On a cluster one a slot: `:dlock:fence:{tag}`.)
 pub const FENCE: &str = ":dlock:fence";
 /// Where there are replicas: the replication id of the primary for which the counter was lifted last (rule 5).
+/// (On a cluster for each counter: `:dlock:fence:life:{tag}`.)
 pub const FENCE_LIFE: &str = ":dlock:fence:life";
 
 /// What the channels of lockers begin with.

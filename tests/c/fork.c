@@ -328,6 +328,8 @@ static bool mine(dlock_lock *lock) {
 }
 
 /* Does a client of the server have that in its line? */
+static bool in_a_cluster(void) { return strncmp(url, "redis-cluster:", 14) == 0; }
+
 static bool a_client_has(const char *words) { return strstr(raw("CLIENT LIST"), words) != NULL; }
 
 /* Writes are put off, and those who send them blocked, until CLIENT UNPAUSE. */
@@ -423,7 +425,9 @@ static void round_trip(void) {
     locks[0] = new_lock(LOCKER, "idle");
     pause_server();
     REQUIRE(pthread_create(&thread, NULL, tries, locks[0]) == 0);
-    EVENTUALLY(is_busy(locks[0]) && (a_client_has("multi=0") || a_client_has("multi=2")), 5000);
+    /* In a cluster the slot's counter is lifted first. */
+    const char *paused = in_a_cluster() ? "cmd=eval " : "multi=0";
+    EVENTUALLY(is_busy(locks[0]) && (a_client_has(paused) || a_client_has("multi=2")), 5000);
 }
 
 static void round_trip_ends(void) {
@@ -533,7 +537,7 @@ static void reconnecting(void) {
     raw("CLIENT KILL TYPE pubsub");
     raw("CLIENT KILL TYPE normal");
     /* The first of the rights that are asked for and the subscription's first command count as writes. */
-    EVENTUALLY(a_client_has("cmd=publish") && a_client_has("cmd=set"), 10000);
+    EVENTUALLY((in_a_cluster() || a_client_has("cmd=publish")) && a_client_has("cmd=set"), 10000);
     EXPECT(!a_client_has("cmd=subscribe"));
 }
 
@@ -689,7 +693,10 @@ static const struct state *state;
 
 static bool only_the_counter(void) {
     const char *keys = raw("KEYS *");
-    return strcmp(keys, "*0\r\n") == 0 || strcmp(keys, "*1\r\n$12\r\n:dlock:fence\r\n") == 0;
+    if (!in_a_cluster()) {
+        return strcmp(keys, "*0\r\n") == 0 || strcmp(keys, "*1\r\n$12\r\n:dlock:fence\r\n") == 0;
+    }
+    return strstr(keys, ":dlock:wait:") == NULL && strstr(keys, "\ntest:") == NULL;
 }
 
 static void in_state(void) {

@@ -83,13 +83,13 @@ class Server:
 
     binary = None
 
-    def __init__(self, *arguments, password=None, binary=None, environment=None):
+    def __init__(self, *arguments, password=None, binary=None, environment=None, port=None):
         self.arguments = arguments
         self.binary = binary or self.binary
         self.environment = environment
         self.password = password
         self.directory = tempfile.mkdtemp(dir=TEMPORARY)
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self.process = None
         self.start()
@@ -136,16 +136,39 @@ class Server:
     def __exit__(self, *_):
         self.stop()
 
+    @staticmethod
+    def is_counter(key):
+        return key == b":dlock:fence"
+
     def expect_only_counter(self, seconds=5):
         """After everything is released no key but the counter remains."""
         end = time.monotonic() + seconds
         while True:
             keys = sorted(self.command("KEYS", "*"))
-            if keys in ([], [b":dlock:fence"]):
+            if all(self.is_counter(key) for key in keys):
                 return
             if time.monotonic() > end:
                 raise AssertionError(f"keys left behind: {keys}")
             time.sleep(0.05)
+
+
+class ClusterNode(Server):
+    """A cluster of one node, which has all slots."""
+
+    def __init__(self):
+        # Its other port is 10,000 above.
+        super().__init__("--cluster-enabled", "yes", port=next(port for port in iter(free_port, 0) if port < 55000))
+        self.url = f"redis-cluster://127.0.0.1:{self.port}"
+        self.command("CLUSTER", "ADDSLOTS", *range(16384))
+        end = time.monotonic() + 10
+        while b"cluster_state:ok" not in self.command("CLUSTER", "INFO"):
+            if time.monotonic() > end:
+                raise RuntimeError("the cluster does not come up")
+            time.sleep(0.02)
+
+    @staticmethod
+    def is_counter(key):
+        return key.startswith(b":dlock:fence:{")
 
 
 Answer = namedtuple("Answer", "status elapsed_ms value message")

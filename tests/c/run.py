@@ -24,7 +24,7 @@ from pathlib import Path
 
 import crash
 import harness
-from harness import INCLUDE, LIBRARY, ROOT, SYSTEM_LIBRARIES, TEMPORARY, Agent, Report, Server, link_shared, run
+from harness import INCLUDE, LIBRARY, ROOT, SYSTEM_LIBRARIES, TEMPORARY, Agent, ClusterNode, Report, Server, link_shared, run
 from private_server import start_service
 
 CC = shlex.split(os.environ.get("CC", "cc"))
@@ -268,6 +268,23 @@ def on_server(name, seconds, arguments=()):
         report.check(f"only the counter remains [{name}]", server.expect_only_counter)
 
 
+def on_cluster():
+    """By the URL alone: an example, waiting in a queue, and fork, whose child has descriptors of all kinds to close."""
+    with ClusterNode() as node:
+        program = compile_program(EXAMPLES / "event_loop.c", "event_loop-cluster", link_shared())
+        if program is not None:
+            status, output = run([program, node.url], 30)
+            report.line(status == 0 and is_expected("event_loop", output, None), "cluster: example event_loop", output)
+    for name in ("queue", "fork"):
+        program = compile_program(harness.HERE / f"{name}.c", f"{name}-cluster", link_shared())
+        if program is not None:
+            with ClusterNode() as node:
+                plain = dict(os.environ, DLOCK_TEST_PLAIN_URL=f"redis://127.0.0.1:{node.port}")
+                status, output = run([*UNDER, program, node.url], 120 * (4 if UNDER else 1), env=plain)
+                report.program(f"{name}, cluster", status, output)
+                report.check(f"only counters remain [{name}, cluster]", node.expect_only_counter)
+
+
 def on_memory(name, seconds, arguments=()):
     program = compile_program(harness.HERE / f"{name}.c", f"{name}-memory", link_shared())
     if program is not None:
@@ -355,6 +372,7 @@ JOBS = {
     "fork": fork,
     "fork-memory": lambda: on_memory("fork", 90),
     "dlopen": dlopen,
+    "cluster": on_cluster,
     "makefile": example_without_server,
     # Last, and therefore nearly alone.
     "threads": lambda: on_server("threads", 150),

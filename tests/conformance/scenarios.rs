@@ -42,6 +42,7 @@ pub fn kind(reply: &Reply) -> &'static str {
         Reply::Again => "again",
         Reply::Holder(_) => "holder",
         Reply::Error(_) => "error",
+        Reply::Lost(_) => "lost",
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dlock::{Lock, Locker, Status};
 
-use crate::on_both;
+use crate::on_each;
 use crate::proxy::Direction;
 use crate::world::{
     GROUP, NAME, World, eventually, handle, locker_behind, options_behind, start, start_acquire, start_waiting,
@@ -79,9 +79,10 @@ fn many_contend(world: &World) {
     world.wait_clean();
 }
 
-on_both! {
+on_each! {
     invariant_1_never_two_acquisitions_valid_at_once_on_redis,
-    invariant_1_never_two_acquisitions_valid_at_once_in_memory => many_contend;
+    invariant_1_never_two_acquisitions_valid_at_once_in_memory,
+    invariant_1_never_two_acquisitions_valid_at_once_in_a_cluster => many_contend;
 }
 
 #[test]
@@ -130,9 +131,10 @@ fn unrenewed(world: &World) {
     }
 }
 
-on_both! {
+on_each! {
     invariant_3_a_holder_knows_that_it_lost_the_lock_before_another_can_have_it_on_redis,
-    invariant_3_a_holder_knows_that_it_lost_the_lock_before_another_can_have_it_in_memory => unrenewed;
+    invariant_3_a_holder_knows_that_it_lost_the_lock_before_another_can_have_it_in_memory,
+    invariant_3_a_holder_knows_that_it_lost_the_lock_before_another_can_have_it_in_a_cluster => unrenewed;
 }
 
 /// Requests and replies each take a while, so that the lease that the server counts begins well before the reply comes.
@@ -206,9 +208,10 @@ fn release_after_loss(world: &World) {
     world.wait_clean();
 }
 
-on_both! {
+on_each! {
     invariant_4_a_release_never_frees_someone_elses_lock_on_redis,
-    invariant_4_a_release_never_frees_someone_elses_lock_in_memory => release_after_loss;
+    invariant_4_a_release_never_frees_someone_elses_lock_in_memory,
+    invariant_4_a_release_never_frees_someone_elses_lock_in_a_cluster => release_after_loss;
 }
 
 /// The network keeps a release back until its connection is long dead, and delivers it then.

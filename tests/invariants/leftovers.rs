@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use dlock::store::name::FENCE;
 use dlock::{Lock, Status};
 
-use crate::on_both;
+use crate::on_each;
 use crate::redis_server::RedisServer;
 use crate::world::{World, eventually, handle, start, start_waiting};
 
 fn nothing_left(world: &World) {
     world.wait_clean();
-    assert_eq!(world.all_keys(), [FENCE]);
+    world.assert_only_counters();
 }
 
 /// Every way to hold, wait and give up, each followed by a look at the keys.
@@ -25,7 +24,7 @@ fn everything_released(world: &World) {
         a.extend(20_000).unwrap();
         a.release().unwrap();
         // A release that was answered has left nothing: no waiting.
-        assert_eq!(world.all_keys(), [FENCE]);
+        world.assert_only_counters();
 
         a.acquire().unwrap();
         let waiting = [start_waiting(world, &b, 0), start_waiting(world, &c, 1)];
@@ -34,7 +33,7 @@ fn everything_released(world: &World) {
             waiting.answer("handed over").0.unwrap();
             lock.release().unwrap();
         }
-        assert_eq!(world.all_keys(), [FENCE]);
+        world.assert_only_counters();
 
         a.acquire().unwrap();
         assert_eq!(b.acquire_timeout(20).unwrap_err().status, Status::LockTimeout);
@@ -107,11 +106,13 @@ fn after_contention(world: &World) {
     nothing_left(world);
 }
 
-on_both! {
+on_each! {
     invariant_9_after_everything_is_released_only_the_counter_is_left_on_redis,
-    invariant_9_after_everything_is_released_only_the_counter_is_left_in_memory => everything_released;
+    invariant_9_after_everything_is_released_only_the_counter_is_left_in_memory,
+    invariant_9_after_everything_is_released_only_the_counter_is_left_in_a_cluster => everything_released;
     invariant_9_after_contention_over_many_names_only_the_counter_is_left_on_redis,
-    invariant_9_after_contention_over_many_names_only_the_counter_is_left_in_memory => after_contention;
+    invariant_9_after_contention_over_many_names_only_the_counter_is_left_in_memory,
+    invariant_9_after_contention_over_many_names_only_the_counter_is_left_in_a_cluster => after_contention;
 }
 
 fn flush_scripts(server: &RedisServer) {
@@ -144,7 +145,7 @@ fn invariant_10_noscript_after_a_script_flush_is_handled_inside_every_call_on_re
         c_waits.answer("handed over within the locker").0.unwrap();
         flush();
         c.release().unwrap();
-        assert_eq!(world.all_keys(), [FENCE]);
+        world.assert_only_counters();
         // A number below the floor is redrawn by a script.
         world.set_counter(1);
         flush();
@@ -169,7 +170,7 @@ fn invariant_10_noscript_after_a_script_flush_is_handled_inside_every_call_on_re
         world.wait_queued(0);
         flush();
         a.release().unwrap();
-        assert_eq!(world.all_keys(), [FENCE]);
+        world.assert_only_counters();
     }
 }
 
@@ -227,5 +228,5 @@ fn invariant_10_script_flushes_at_any_moment_disturb_nobody_on_redis() {
         assert!(flushing.join().unwrap() > 100);
         served.into_iter().for_each(|outcome| outcome.unwrap());
     });
-    assert_eq!(world.all_keys(), [FENCE]);
+    world.assert_only_counters();
 }

@@ -1,6 +1,7 @@
 //! The ten invariants of `docs/protocol.md`, one test or more for each, named in its words. Each runs against a real
-//! server (`DLOCK_TEST_SERVER`, else `redis-server` from the PATH), and against `memory://` where it applies: a store in
-//! the process loses no reply, no connection and no script.
+//! server (`DLOCK_TEST_SERVER`, else `redis-server` from the PATH); against `memory://` where it applies: a store in the
+//! process loses no reply, no connection and no script; and, where it does, against a cluster, of one node. (What happens
+//! between nodes is in `tests/cluster/`.)
 //!
 //! Every test has a server of its own. Where an invariant is about a bad network, a proxy between client and server
 //! makes it (`tests/support/proxy.rs`).
@@ -18,9 +19,9 @@ mod replies;
 mod tokens;
 mod waiters;
 
-/// A test on each store.
-macro_rules! on_both {
-    ($($redis:ident, $memory:ident => $body:path;)*) => {
+/// A test on each kind of store.
+macro_rules! on_each {
+    ($($redis:ident, $memory:ident $(, $cluster:ident)? => $body:path;)*) => {
         $(
             #[test]
             fn $redis() {
@@ -31,7 +32,12 @@ macro_rules! on_both {
             fn $memory() {
                 $body(&crate::world::World::memory());
             }
+
+            $(#[test]
+            fn $cluster() {
+                $body(&crate::world::World::cluster());
+            })?
         )*
     };
 }
-pub(crate) use on_both;
+pub(crate) use on_each;

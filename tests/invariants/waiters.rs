@@ -7,7 +7,7 @@ use dlock::store::{Acquisition, Name, Op, Push, Reply, Request, Seat, Store};
 use dlock::{Lock, Locker, Result, Status, WAIT_FOREVER};
 use uuid::Uuid;
 
-use crate::on_both;
+use crate::on_each;
 use crate::proxy::{Direction, Proxy};
 use crate::redis_server::RedisServer;
 use crate::world::{
@@ -98,15 +98,19 @@ fn holder_gone(world: &World) {
     a_fault_and_a_release(world, &lockers, Duration::from_millis(700 + 200) + AT_ONCE, || {});
 }
 
-on_both! {
+on_each! {
     invariant_7_every_waiter_is_served_on_redis,
-    invariant_7_every_waiter_is_served_in_memory => without_a_fault;
+    invariant_7_every_waiter_is_served_in_memory,
+    invariant_7_every_waiter_is_served_in_a_cluster => without_a_fault;
     invariant_7_no_waiter_is_forgotten_with_the_queue_deleted_on_redis,
-    invariant_7_no_waiter_is_forgotten_with_the_queue_deleted_in_memory => queue_deleted;
+    invariant_7_no_waiter_is_forgotten_with_the_queue_deleted_in_memory,
+    invariant_7_no_waiter_is_forgotten_with_the_queue_deleted_in_a_cluster => queue_deleted;
     invariant_7_no_waiter_is_forgotten_past_a_flush_on_redis,
-    invariant_7_no_waiter_is_forgotten_past_a_flush_in_memory => flushed;
+    invariant_7_no_waiter_is_forgotten_past_a_flush_in_memory,
+    invariant_7_no_waiter_is_forgotten_past_a_flush_in_a_cluster => flushed;
     invariant_7_no_waiter_is_forgotten_behind_a_holder_that_never_releases_on_redis,
-    invariant_7_no_waiter_is_forgotten_behind_a_holder_that_never_releases_in_memory => holder_gone;
+    invariant_7_no_waiter_is_forgotten_behind_a_holder_that_never_releases_in_memory,
+    invariant_7_no_waiter_is_forgotten_behind_a_holder_that_never_releases_in_a_cluster => holder_gone;
 }
 
 fn kill_clients(server: &RedisServer, kind: &str) {
@@ -204,7 +208,7 @@ const CLAIM: Duration = Duration::from_secs(3);
 /// The first in the queue, as dead as the store allows.
 fn dead_waiters(world: &World) -> Dead {
     match world {
-        World::Redis(_) => {
+        World::Redis(_) | World::Cluster(_) => {
             let proxy = world.proxy();
             let locker = locker_behind(&proxy, 30_000);
             let queue = locker.queue().unwrap();
@@ -316,11 +320,12 @@ fn waiters_that_left(world: &World) {
     world.wait_clean();
 }
 
-on_both! {
+on_each! {
     invariant_8_a_dead_locker_costs_at_most_one_claim_lease_and_one_recheck_on_redis,
     invariant_8_a_dead_locker_costs_at_most_one_claim_lease_and_one_recheck_in_memory => dead_locker_first_in_the_queue;
     invariant_8_timed_out_and_cancelled_waiters_leave_nothing_behind_on_redis,
-    invariant_8_timed_out_and_cancelled_waiters_leave_nothing_behind_in_memory => waiters_that_left;
+    invariant_8_timed_out_and_cancelled_waiters_leave_nothing_behind_in_memory,
+    invariant_8_timed_out_and_cancelled_waiters_leave_nothing_behind_in_a_cluster => waiters_that_left;
 }
 
 /// A locker whose connections end (its process died): its waiters cost nothing at all.

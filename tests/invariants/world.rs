@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use dlock::store::memory::MemoryStore;
 use dlock::store::name::FENCE;
+use dlock::store::redis::slot::SLOTS;
 use dlock::store::{Holder, Name};
 use dlock::{Lock, Locker, Options, Result};
 
@@ -22,7 +23,12 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub enum World {
     Redis(RedisServer),
-    Memory { url: String, store: MemoryStore },
+    /// The one node of a cluster.
+    Cluster(RedisServer),
+    Memory {
+        url: String,
+        store: MemoryStore,
+    },
 }
 
 fn name() -> Name {
@@ -34,6 +40,17 @@ impl World {
         World::Redis(RedisServer::start(&[]))
     }
 
+    pub fn cluster() -> Self {
+        let node = RedisServer::start(&["--cluster-enabled", "yes"]);
+        let slots: Vec<String> = (0..SLOTS).map(|slot| slot.to_string()).collect();
+        let mut command = vec!["CLUSTER", "ADDSLOTS"];
+        command.extend(slots.iter().map(String::as_str));
+        let _: () = node.cmd(&command);
+        let is_up = || node.cmd::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+        eventually("the cluster is up", is_up);
+        World::Cluster(node)
+    }
+
     pub fn memory() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!("invariants-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -43,7 +60,7 @@ impl World {
     /// The Redis server.
     pub fn server(&self) -> &RedisServer {
         match self {
-            World::Redis(server) => server,
+            World::Redis(server) | World::Cluster(server) => server,
             World::Memory { .. } => panic!("the memory store has no server"),
         }
     }
@@ -55,6 +72,7 @@ impl World {
     pub fn options(&self, lease_ms: u64) -> Options {
         let url = match self {
             World::Redis(server) => format!("redis://127.0.0.1:{}", server.port()),
+            World::Cluster(node) => format!("redis-cluster://127.0.0.1:{}", node.port()),
             World::Memory { url, .. } => url.clone(),
         };
         options(&url, lease_ms)
@@ -74,7 +92,7 @@ impl World {
     /// What the lock's key holds.
     pub fn holder(&self) -> Option<String> {
         match self {
-            World::Redis(server) => server.cmd(&["GET", name().key()]),
+            World::Redis(server) | World::Cluster(server) => server.cmd(&["GET", name().key()]),
             World::Memory { store, .. } => match store.with_server(|server, now| server.holder(now, name().key())) {
                 Holder::Nobody => None,
                 Holder::Acquisition(acquisition) => Some(acquisition.to_string()),
@@ -86,7 +104,7 @@ impl World {
     /// How many wait in the queue.
     pub fn queued(&self) -> usize {
         match self {
-            World::Redis(server) => server.cmd(&["ZCARD", name().waiters()]),
+            World::Redis(server) | World::Cluster(server) => server.cmd(&["ZCARD", name().waiters()]),
             World::Memory { store, .. } => store.with_server(|server, now| server.queue(now, name().waiters()).len()),
         }
     }
@@ -98,14 +116,33 @@ impl World {
     /// Every key, counters included.
     pub fn all_keys(&self) -> Vec<String> {
         match self {
-            World::Redis(server) => server.cmd(&["KEYS", "*"]),
+            World::Redis(server) | World::Cluster(server) => server.cmd(&["KEYS", "*"]),
             World::Memory { store, .. } => store.with_server(|server, now| server.keys(now)),
         }
     }
 
-    /// Waits until nothing is left but the counter (a release may be under way in the background).
+    /// The key of the counter that the lock's tokens come from.
+    fn counter_key(&self) -> String {
+        match self {
+            World::Cluster(_) => format!("{FENCE}:{}", name().tag()),
+            _ => FENCE.to_owned(),
+        }
+    }
+
+    /// Is that the key of a counter? A cluster has one for each slot in use.
+    fn is_counter(&self, key: &str) -> bool {
+        key == FENCE || matches!(self, World::Cluster(_)) && key.starts_with(":dlock:fence:{")
+    }
+
+    pub fn assert_only_counters(&self) {
+        let keys = self.all_keys();
+        assert!(!keys.is_empty() && keys.iter().all(|key| self.is_counter(key)), "{keys:?}");
+        assert!(keys.len() == 1 || matches!(self, World::Cluster(_)), "{keys:?}");
+    }
+
+    /// Waits until nothing is left but counters (a release may be under way in the background).
     pub fn wait_clean(&self) {
-        let clean = || self.all_keys().iter().all(|key| key == FENCE);
+        let clean = || self.all_keys().iter().all(|key| self.is_counter(key));
         if !within(PATIENCE, clean) {
             panic!("left over: {:?}", self.all_keys());
         }
@@ -113,7 +150,7 @@ impl World {
 
     pub fn flush(&self) {
         match self {
-            World::Redis(server) => server.cmd(&["FLUSHALL"]),
+            World::Redis(server) | World::Cluster(server) => server.cmd(&["FLUSHALL"]),
             World::Memory { store, .. } => store.with_server(|server, _| server.flush()),
         }
     }
@@ -121,21 +158,25 @@ impl World {
     /// As if another program had deleted the queue.
     pub fn delete_queue(&self) {
         match self {
-            World::Redis(server) => assert_eq!(server.cmd::<i64>(&["DEL", name().waiters()]), 1),
+            World::Redis(server) | World::Cluster(server) => {
+                assert_eq!(server.cmd::<i64>(&["DEL", name().waiters()]), 1)
+            }
             World::Memory { store, .. } => store.with_server(|server, _| server.remove(name().waiters())),
         }
     }
 
     pub fn set_counter(&self, counter: u64) {
         match self {
-            World::Redis(server) => server.cmd(&["SET", FENCE, &counter.to_string()]),
+            World::Redis(server) | World::Cluster(server) => {
+                server.cmd(&["SET", &self.counter_key(), &counter.to_string()])
+            }
             World::Memory { store, .. } => store.with_server(|server, _| server.set_counter(counter)),
         }
     }
 
     pub fn counter(&self) -> u64 {
         match self {
-            World::Redis(server) => server.cmd(&["GET", FENCE]),
+            World::Redis(server) | World::Cluster(server) => server.cmd(&["GET", &self.counter_key()]),
             World::Memory { store, .. } => store.with_server(|server, _| server.counter().expect("an integer")),
         }
     }

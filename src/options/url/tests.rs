@@ -9,7 +9,7 @@ use crate::options::Options;
 fn config(url: &str) -> Config {
     match parse(url) {
         Ok(Target::Redis(config)) => *config,
-        Ok(Target::Memory(_)) => panic!("{url} is memory"),
+        Ok(Target::Memory(_) | Target::Cluster(..)) => panic!("{url} is something else"),
         Err(error) => panic!("{url}: {error}"),
     }
 }
@@ -45,6 +45,31 @@ fn a_url_names_host_port_and_database() {
         assert_eq!((config.client_name.as_str(), config.keep_alive), ("dlock", Some(Duration::from_secs(30))));
     }
     assert!(matches!(parse("memory://a?b#c"), Ok(Target::Memory(name)) if name == "a?b#c"));
+}
+
+#[test]
+fn a_url_names_nodes_of_a_cluster() {
+    for (url, nodes, user) in [
+        ("redis-cluster://a", vec![tcp("a", 6379)], None),
+        (
+            "redis-cluster://u:p,w@a:1,b,[::1]:3,a:1/?client_name=c&replicas=1",
+            vec![tcp("a", 1), tcp("b", 6379), tcp("::1", 3)],
+            Some("u"),
+        ),
+    ] {
+        let Ok(Target::Cluster(named, config)) = parse(url) else { panic!("{url}") };
+        assert_eq!((named, config.username.as_deref(), config.database), (nodes, user, 0), "{url}");
+        assert_eq!(config.password.as_deref(), user.map(|_| "p,w"), "{url}");
+        assert_eq!(config.copies.map(|copies| copies.replicas), user.map(|_| 1), "{url}");
+    }
+    assert!(refusal("redis-cluster://a,b/3").contains("one database"));
+    assert!(refusal("redis-cluster://a,").contains("the host must not be empty"));
+    assert!(refusal("redis-cluster://a?ca=x").contains("ca: only with"));
+    assert!(refusal("redis-cluster://a?replicas=0").contains("replicas: must be from 1"));
+    assert!(refusal("redis-cluster://a?db=3").contains("no parameter db; known are client_name"));
+    assert!(refusal("rediss-cluster://a").contains("no TLS to a cluster"));
+    assert!(refusal("redis-cluster://u@a").contains("names a user and no password"));
+    assert!(!refusal("redis-cluster://u:hunter2@a,b:hunter2").contains("hunter2"));
 }
 
 #[test]

@@ -3,30 +3,53 @@
 use super::error::classify;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
-use crate::store::name::FENCE;
+use crate::store::name::{CHANNEL_PREFIX, FENCE};
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, ServerError};
 
 /// The server answered something that is no answer to what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unexpected;
 
+/// Where the keys of a lock are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// All on one server.
+    #[default]
+    Server,
+    /// In one slot of a cluster; with `sharded`, the messages too.
+    Cluster { sharded: bool },
+}
+
+/// How a script is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// By its hash.
+    Hash,
+    /// Whole (`EVAL`), for a server that does not know it (any more).
+    Text,
+    /// Whole, with the lock's key alone: a renewal while the slot is moved, when its keys are on two nodes.
+    KeyAlone,
+}
+
 /// Writes commands; its buffers are used again.
 #[derive(Default)]
 pub struct Encoder {
+    pub layout: Layout,
     acquisition: Vec<u8>,
     member: Vec<u8>,
+    fence: Vec<u8>,
 }
 
 impl Encoder {
-    /// Appends a request's commands to `out`. With `with_text`, a script is sent whole (`EVAL`), for a server that does
-    /// not know it (any more).
-    pub fn encode(&mut self, out: &mut Vec<u8>, scripts: &Scripts, request: &Request, with_text: bool) {
+    /// Appends a request's commands to `out`.
+    pub fn encode(&mut self, out: &mut Vec<u8>, scripts: &Scripts, request: &Request, form: Form) {
         let (key, queue) = (request.name.key().as_bytes(), request.name.waiters().as_bytes());
         self.name(request);
-        let (acquisition, member) = (&self.acquisition[..], &self.member[..]);
-        let all = [key, queue, FENCE.as_bytes()];
+        let (acquisition, member, fence) = (&self.acquisition[..], &self.member[..], &self.fence[..]);
+        let all = [key, queue, fence];
+        let with_text = form != Form::Hash;
         match request.op {
-            Op::Try { lease_ms } => encode_try(out, key, acquisition, lease_ms),
+            Op::Try { lease_ms } => encode_try(out, key, fence, acquisition, lease_ms),
             Op::Inspect => resp::words(out, &[b"GET", key]),
             Op::Join { lease_ms, place, queue } => {
                 call(out, &scripts.join, with_text, &all, 6);
@@ -38,7 +61,8 @@ impl Encoder {
                 resp::bytes(out, if queue { b"1" } else { b"0" });
             }
             Op::Renew { lease_ms } => {
-                call(out, &scripts.renew, with_text, &all[..2], 3);
+                let keys = if form == Form::KeyAlone { &all[..1] } else { &all[..2] };
+                call(out, &scripts.renew, with_text, keys, 3);
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
                 resp::number(out, lease_ms);
@@ -60,7 +84,7 @@ impl Encoder {
         }
     }
 
-    /// The acquisition and the queue member as text; the same as `Display` and [`Request::member`], but without `fmt`.
+    /// The counter, and the acquisition and the queue member as text; the same as `Display` and [`Request::member`], but without `fmt`.
     fn name(&mut self, request: &Request) {
         let mut digits = [0; 20];
         self.acquisition.clear();
@@ -73,17 +97,36 @@ impl Encoder {
         self.member.push(b'@');
         self.member.extend_from_slice(resp::decimal(request.seat.claim_ms, &mut digits));
         self.member.push(b'@');
-        self.member.extend_from_slice(request.seat.channel.as_bytes());
+        match self.layout {
+            Layout::Cluster { sharded: true } => {
+                write_channel(&mut self.member, &request.seat.channel, request.name.tag())
+            }
+            _ => self.member.extend_from_slice(request.seat.channel.as_bytes()),
+        }
+        self.fence.clear();
+        self.fence.extend_from_slice(FENCE.as_bytes());
+        if self.layout != Layout::Server {
+            self.fence.push(b':');
+            self.fence.extend_from_slice(request.name.tag().as_bytes());
+        }
     }
 }
 
-fn encode_try(out: &mut Vec<u8>, key: &[u8], acquisition: &[u8], lease_ms: u64) {
+/// A locker's channel for a slot: `:dlock:wake:{tag}:` and its digits.
+pub fn write_channel(out: &mut Vec<u8>, channel: &str, tag: &str) {
+    out.extend_from_slice(CHANNEL_PREFIX.as_bytes());
+    out.extend_from_slice(tag.as_bytes());
+    out.push(b':');
+    out.extend_from_slice(channel.strip_prefix(CHANNEL_PREFIX).unwrap_or(channel).as_bytes());
+}
+
+fn encode_try(out: &mut Vec<u8>, key: &[u8], fence: &[u8], acquisition: &[u8], lease_ms: u64) {
     out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n*6\r\n$3\r\nSET\r\n");
     resp::bytes(out, key);
     resp::bytes(out, acquisition);
     out.extend_from_slice(b"$2\r\nNX\r\n$2\r\nPX\r\n");
     resp::number(out, lease_ms);
-    resp::words(out, &[b"INCR", FENCE.as_bytes()]);
+    resp::words(out, &[b"INCR", fence]);
     out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
 }
 

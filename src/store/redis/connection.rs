@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::codec::{Encoder, Replies};
+use super::codec::{Encoder, Form, Layout, Replies};
 use super::copies::{Copies, Copying};
 use super::error::{Denied, denied, has_code};
 use super::resp::{self, Value};
@@ -25,10 +25,12 @@ struct InFlight {
 }
 
 enum Asked {
-    /// So that nobody on the way takes the connection for unused.
-    Ping,
+    /// Something whose answer says nothing: a ping, so that nobody on the way takes the connection for unused.
+    Filler,
     /// Are there enough copies of what was written before?
     Copies,
+    /// Something else than a request; its answer is kept under that number.
+    Aside(u32),
     Request(Pending),
 }
 
@@ -36,8 +38,8 @@ struct Pending {
     id: RequestId,
     request: Request,
     replies: Replies,
-    /// The script was sent whole: `NOSCRIPT` cannot be the answer any more.
-    with_text: bool,
+    /// Where the script was sent whole, `NOSCRIPT` cannot be the answer any more.
+    form: Form,
 }
 
 /// So much room is kept for what is sent and what comes; what a crowd needed besides, once, is given back.
@@ -59,6 +61,7 @@ pub struct RedisConnection {
     skip: usize,
     in_flight: VecDeque<InFlight>,
     copying: Option<Copying>,
+    asides: Vec<(u32, Vec<u8>)>,
     dead: Option<Unreachable>,
 }
 
@@ -84,17 +87,41 @@ impl RedisConnection {
             skip: 0,
             in_flight: VecDeque::new(),
             copying: copies.map(Copying::new),
+            asides: Vec::new(),
             dead: None,
         }
     }
 
-    fn enqueue(&mut self, id: RequestId, request: Request, with_text: bool) {
-        self.encoder.encode(&mut self.out, &self.scripts, &request, with_text);
+    /// For what is pushed from now on.
+    pub fn set_layout(&mut self, layout: Layout) {
+        self.encoder.layout = layout;
+    }
+
+    /// As [`Connection::push`], in that form.
+    pub fn push_as(&mut self, id: RequestId, request: Request, form: Form) {
+        self.encoder.encode(&mut self.out, &self.scripts, &request, form);
         if let Some(copying) = &mut self.copying {
             copying.note(request.op);
         }
-        let asked = Asked::Request(Pending { id, request, replies: Replies::default(), with_text });
+        let asked = Asked::Request(Pending { id, request, replies: Replies::default(), form });
         self.in_flight.push_back(InFlight { since: None, asked });
+    }
+
+    /// Sends something of which no answer is wanted.
+    pub fn say(&mut self, words: &[&[u8]]) {
+        resp::words(&mut self.out, words);
+        self.in_flight.push_back(InFlight { since: None, asked: Asked::Filler });
+    }
+
+    /// Sends something that is no request, written by `write`; [`asides`](Self::asides) answers the reply.
+    pub fn ask_aside(&mut self, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.out);
+        self.in_flight.push_back(InFlight { since: None, asked: Asked::Aside(number) });
+    }
+
+    /// The answers to what was asked aside, as they came over the wire.
+    pub fn asides(&mut self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut self.asides)
     }
 
     /// Sends what was written, behind it the question for its copies.
@@ -135,8 +162,9 @@ impl RedisConnection {
             match resp::parse(&input[at..]) {
                 Ok(None) => break Ok(()),
                 Ok(Some((value, length))) => {
+                    let wire = &input[at..at + length];
                     at += length;
-                    if let Err(problem) = self.take(&value, replies) {
+                    if let Err(problem) = self.take(&value, wire, replies) {
                         break Err(problem);
                     }
                 }
@@ -164,10 +192,10 @@ impl RedisConnection {
         Some(all)
     }
 
-    fn take(&mut self, value: &Value, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
+    fn take(&mut self, value: &Value, wire: &[u8], replies: &mut Vec<(RequestId, Reply)>) -> Result<(), String> {
         let front = match self.in_flight.front_mut().map(|front| &mut front.asked) {
             None => return Err("an answer came that nobody asked for".to_owned()),
-            Some(Asked::Ping) => {
+            Some(Asked::Filler) => {
                 self.in_flight.pop_front(); // whatever it says
                 return Ok(());
             }
@@ -176,15 +204,20 @@ impl RedisConnection {
                 replies.extend(self.copying.iter_mut().flat_map(|copying| copying.answered(value)));
                 return Ok(());
             }
+            Some(&mut Asked::Aside(number)) => {
+                self.asides.push((number, wire.to_vec()));
+                self.in_flight.pop_front();
+                return Ok(());
+            }
             Some(Asked::Request(front)) => front,
         };
         if let Value::Error(text) = value
-            && !front.with_text
+            && front.form == Form::Hash
             && has_code(&String::from_utf8_lossy(text), "NOSCRIPT")
         {
             // The server was restarted, failed over, or told to forget its scripts (invariant 10).
             if let Some(InFlight { asked: Asked::Request(forgotten), .. }) = self.in_flight.pop_front() {
-                self.enqueue(forgotten.id, forgotten.request, true);
+                self.push_as(forgotten.id, forgotten.request, Form::Text);
             }
             return Ok(());
         }
@@ -261,7 +294,7 @@ fn name_the_right(error: &mut ServerError, request: &Request) {
 
 impl Connection for RedisConnection {
     fn push(&mut self, id: RequestId, request: Request) {
-        self.enqueue(id, request, false);
+        self.push_as(id, request, Form::Hash);
     }
 
     fn turn(&mut self, wait: Duration, replies: &mut Vec<(RequestId, Reply)>) -> Result<(), Unreachable> {
@@ -277,8 +310,7 @@ impl Connection for RedisConnection {
 
     fn keep_alive(&mut self) {
         if self.in_flight.is_empty() {
-            resp::words(&mut self.out, &[b"PING"]);
-            self.in_flight.push_back(InFlight { since: None, asked: Asked::Ping });
+            self.say(&[b"PING"]);
         }
     }
 

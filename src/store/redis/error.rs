@@ -51,12 +51,38 @@ pub fn reason(text: &str) -> &str {
     text.strip_prefix("EXECABORT Transaction discarded because of: ").unwrap_or(text)
 }
 
+/// What a server is that answers so to one who takes it for a server of its own.
+pub const A_NODE: &str = "the server is a node of a cluster (the URL must begin with redis-cluster://)";
+
+/// Where the node of a cluster sends the client that asked it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirection<'a> {
+    /// For this request only (`ASK`), while the slot is moved.
+    pub once: bool,
+    pub slot: u16,
+    /// Host and port; the host may be missing.
+    pub to: &'a str,
+}
+
+/// Reads `MOVED` and `ASK`, also behind what [`classify`] wrote before them.
+pub fn redirection(text: &str) -> Option<Redirection<'_>> {
+    let text = text.strip_prefix(A_NODE).map_or(text, |text| text.trim_start_matches(": "));
+    let mut words = text.split(' ');
+    let once = match words.next()? {
+        "MOVED" => false,
+        "ASK" => true,
+        _ => return None,
+    };
+    let slot = words.next()?.parse().ok().filter(|&slot| usize::from(slot) < super::slot::SLOTS)?;
+    Some(Redirection { once, slot, to: words.next()? })
+}
+
 /// Classifies an error reply.
 pub fn classify(text: &[u8]) -> ServerError {
     let text = String::from_utf8_lossy(text);
     let text = reason(text.trim()).to_owned();
-    if has_code(&text, "MOVED") || has_code(&text, "ASK") {
-        let text = format!("the server is a node of a cluster, which is not supported: {text}");
+    if redirection(&text).is_some() || has_code(&text, "CROSSSLOT") {
+        let text = format!("{A_NODE}: {text}");
         return ServerError { class: ErrorClass::Report, text };
     }
     let class = CLASSES.iter().find(|(code, _)| has_code(&text, code)).map_or(ErrorClass::Report, |(_, class)| *class);

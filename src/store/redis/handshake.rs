@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::{Denied, denied, has_code, reason};
+use super::error::{A_NODE, Denied, denied, has_code, reason};
 use super::resp::{self, Array, Value};
 use super::scripts::Scripts;
 use super::socket::Received;
@@ -60,8 +60,12 @@ enum Step {
     Wish(&'static str, &'static str),
     /// Its answer says nothing.
     Filler,
+    /// The right to this command, which servers before Redis 7 do not have.
+    Sharded(&'static str),
     Memory,
     Floor,
+    /// Which node has which slots?
+    Slots,
     Subscribe(&'static str),
 }
 
@@ -95,6 +99,12 @@ const RIGHTS: [(Step, &[&[u8]]); 18] = [
     (Step::Wish("PING", WITHOUT_MESSAGES), &[b"PING"]),
     (Step::Wish("PUBLISH", WITHOUT_MESSAGES), &[b"PUBLISH", NO_CHANNEL, b""]),
     (Step::Wish("SUBSCRIBE", WITHOUT_MESSAGES), &[b"SUBSCRIBE", NO_CHANNEL]),
+];
+
+/// What besides a node of a cluster is asked for.
+const NODE_RIGHTS: [(Step, &[&[u8]]); 2] = [
+    (Step::Sharded("SPUBLISH"), &[b"SPUBLISH", NO_CHANNEL, b""]),
+    (Step::Sharded("SSUBSCRIBE"), &[b"SSUBSCRIBE", NO_CHANNEL]),
 ];
 
 /// What is sent, and what for.
@@ -131,12 +141,19 @@ impl Opening {
         self.steps.push(step);
     }
 
+    fn load(&mut self, scripts: &Scripts) {
+        for script in scripts.steps() {
+            self.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
+        }
+    }
+
     /// May the user run all that will be run? A script that is refused a command half way cannot take back what it did.
     /// Asked in a transaction that is spoilt by a command without its argument, so that nothing of it is carried out.
-    /// `copies`: the command by which copies are asked for; in a transaction it waits for nothing.
-    fn ask_rights(&mut self, copies: Option<&'static str>) {
+    /// `more`: what else is asked for. `copies`: the command by which copies are asked for; in a transaction it waits for
+    /// nothing.
+    fn ask_rights(&mut self, more: &[(Step, &[&[u8]])], copies: Option<&'static str>) {
         self.say(Step::Right("MULTI"), &[b"MULTI"]);
-        for (step, words) in RIGHTS {
+        for &(step, words) in RIGHTS.iter().chain(more) {
             self.say(step, words);
         }
         match copies {
@@ -157,27 +174,72 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     if config.database != 0 {
         opening.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
     }
-    opening.ask_rights(config.copies.as_ref().map(Copies::command));
+    opening.ask_rights(&[], config.copies.as_ref().map(Copies::command));
     opening.say(Step::Memory, &[b"INFO", b"memory"]);
-    for script in scripts.steps() {
-        opening.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
-    }
+    opening.load(scripts);
     codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes(), FENCE_LIFE.as_bytes()], 2);
     resp::number(&mut opening.out, highest);
     resp::bytes(&mut opening.out, known.as_bytes());
     opening.steps.push(Step::Floor);
     let mut floor = None;
-    let (stream, _) = shake(site, &opening, |step, value| {
-        if step == Step::Floor
-            && let Value::Array(parts) = value
-            && let [Some(counter), Some(id), None] = parts.first()
-        {
-            let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-            floor = Some(Floor { counter, replication_id: id.text().unwrap_or_default().to_owned() });
+    let (stream, _) = shake(site, &opening, |step, value, _| {
+        if step == Step::Floor {
+            floor = floor_of(value);
         }
     })?;
     let floor = floor.ok_or_else(|| unreachable(config, "the script that prepares the counter answered nonsense"))?;
     Ok((stream, floor))
+}
+
+/// The answer of the floor script.
+pub fn floor_of(value: &Value) -> Option<Floor> {
+    let Value::Array(parts) = value else { return None };
+    let [Some(counter), Some(id), None] = parts.first() else { return None };
+    let counter = counter.int().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+    Some(Floor { counter, replication_id: id.text().unwrap_or_default().to_owned() })
+}
+
+/// What a node of a cluster says of itself when a connection to it is opened.
+pub struct Node {
+    /// The connection, for requests.
+    pub stream: Stream,
+    /// Does it take sharded messages from this user?
+    pub sharded: bool,
+    /// And messages to all nodes?
+    pub plain: bool,
+    /// What it answered to `CLUSTER SLOTS`, as it came over the wire.
+    pub slots: Vec<u8>,
+}
+
+/// A connection for requests to a node of a cluster: as [`for_commands`], but for the database, which is always 0, and the
+/// counters, of which each slot has its own.
+pub fn for_node(site: &Site, scripts: &Scripts) -> Result<Node, Refused> {
+    let mut opening = Opening::new(site);
+    opening.ask_rights(&NODE_RIGHTS, site.config.copies.as_ref().map(Copies::command));
+    opening.say(Step::Memory, &[b"INFO", b"memory"]);
+    opening.load(scripts);
+    opening.say(Step::Slots, &[b"CLUSTER", b"SLOTS"]);
+    let (mut refused, mut slots) = (Vec::new(), Vec::new());
+    let (stream, _) = shake(site, &opening, |step, value, wire| match (step, value) {
+        (Step::Wish(command, _) | Step::Sharded(command), Value::Error(text)) => {
+            let text = String::from_utf8_lossy(text);
+            if unknown_command(&text) || denied(&text).is_some() {
+                refused.push(command);
+            }
+        }
+        (Step::Slots, _) => slots.extend_from_slice(wire),
+        _ => {}
+    })?;
+    let takes = |commands: &[&str]| !commands.iter().any(|command| refused.contains(command));
+    let (sharded, plain) = (takes(&["SPUBLISH", "SSUBSCRIBE"]), takes(&["PUBLISH", "SUBSCRIBE", "PING"]));
+    Ok(Node { stream, sharded, plain, slots })
+}
+
+/// A connection for the messages of a node of a cluster, not yet subscribed to anything.
+pub fn for_node_messages(site: &Site) -> Result<Stream, Refused> {
+    let mut opening = Opening::new(site);
+    opening.say(Step::Right("PING"), &[b"PING"]);
+    shake(site, &opening, |_, _, _| {}).map(|(stream, _)| stream)
 }
 
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
@@ -187,7 +249,7 @@ pub fn for_messages(site: &Site, channel: &str) -> Result<(Stream, Vec<u8>), Ref
     opening.say(Step::Subscribe("PUBLISH"), &[b"PUBLISH", channel.as_bytes(), b""]);
     opening.say(Step::Subscribe("SUBSCRIBE"), &[b"SUBSCRIBE", channel.as_bytes()]);
     let mut confirmed = false;
-    let shaken = shake(site, &opening, |step, value| {
+    let shaken = shake(site, &opening, |step, value, _| {
         confirmed = step == Step::Subscribe("SUBSCRIBE")
             && matches!(value, Value::Array(parts) if parts.first() == [Some(Value::Bulk(b"subscribe"))]);
     })?;
@@ -200,7 +262,7 @@ pub fn with_sentinel(site: &Site, service: &str) -> Result<Option<Named>, Refuse
     opening.say(Step::Epoch, &[b"SENTINEL", b"MASTER", service.as_bytes()]);
     opening.say(Step::Primary, &[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.as_bytes()]);
     let (mut epoch, mut answer) = (0, Err("answered nonsense".to_owned()));
-    shake(site, &opening, |step, value| match (step, value) {
+    shake(site, &opening, |step, value, _| match (step, value) {
         (Step::Epoch, Value::Array(fields)) => epoch = epoch_of(*fields).unwrap_or(0),
         (Step::Primary, Value::Nil) => answer = Ok(None),
         (Step::Primary, Value::Array(parts)) => {
@@ -231,8 +293,13 @@ fn epoch_of(fields: Array) -> Option<u64> {
     None
 }
 
-/// Connects, sends the opening, reads one reply for each step and gives it to `told`. Answers what came behind the last.
-fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value)) -> Result<(Stream, Vec<u8>), Refused> {
+/// Connects, sends the opening, reads one reply for each step and gives it to `told`, also as it came over the wire.
+/// Answers what came behind the last.
+fn shake(
+    site: &Site,
+    opening: &Opening,
+    mut told: impl FnMut(Step, &Value, &[u8]),
+) -> Result<(Stream, Vec<u8>), Refused> {
     let (config, Opening { out, steps }) = (&site.config, opening);
     let passing = |why: Unreachable| Refused { why, passing: true };
     let mut stream = Stream::connect(site).map_err(|text| passing(unreachable(config, &text)))?;
@@ -256,6 +323,7 @@ fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value)) -> 
                 Ok(None) => break,
                 Err(_) => return Err(unreachable(config, &foreign_protocol(config, &input[at..])).into()),
                 Ok(Some((value, length))) => {
+                    let wire = &input[at..at + length];
                     at += length;
                     if let Value::Error(text) = &value {
                         let text = String::from_utf8_lossy(text);
@@ -265,7 +333,7 @@ fn shake(site: &Site, opening: &Opening, mut told: impl FnMut(Step, &Value)) -> 
                         return Err(passing(unreachable(config, "the server is a replica, not a primary")));
                     }
                     note(site, steps[done], &value);
-                    told(steps[done], &value);
+                    told(steps[done], &value, wire);
                     done += 1;
                 }
             }
@@ -328,10 +396,12 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         // What follows an accepted MULTI is not carried out; what follows a refused one is another thing than was meant.
         Step::Right("MULTI") if denied(text).is_none() => {}
         Step::Right(command) => return right(config, command, text),
-        Step::Wish(..) | Step::Filler | Step::Memory | Step::Epoch => return Ok(()),
+        Step::Wish(..) | Step::Sharded(_) | Step::Filler | Step::Memory | Step::Epoch => return Ok(()),
         Step::Primary if unknown_command(text) => return refused("is no sentinel"),
         Step::Primary => return refused("the sentinel refuses to name the primary"),
         Step::Role if is("NOPERM") => return right(config, "ROLE", text),
+        Step::Slots if denied(text).is_some() => return right(config, "CLUSTER SLOTS", text),
+        Step::Slots => return refused("the server is no node of a cluster (the URL must begin with redis://)"),
         Step::Select if is("NOPERM") => return right(config, "SELECT", text),
         Step::Select => return refused(&format!("database {} cannot be used", config.database)),
         Step::Authenticate | Step::Role | Step::Floor | Step::Subscribe(_) => {}
@@ -342,8 +412,8 @@ fn judge(config: &Config, step: Step, text: &str) -> Result<(), Unreachable> {
         "the server is a replica that has lost its primary"
     } else if is("BUSY") {
         "the server is busy with a script"
-    } else if is("MOVED") || is("ASK") || is("CLUSTERDOWN") {
-        "the server is a node of a cluster, which is not supported"
+    } else if is("MOVED") || is("ASK") || is("CROSSSLOT") || is("CLUSTERDOWN") {
+        A_NODE
     } else if is("OOM") {
         "the server is out of memory"
     } else if is("NOREPLICAS") {
@@ -443,10 +513,10 @@ mod tests {
         for call in called {
             let command = call.split('\'').next().unwrap();
             let asked = |(step, words): &(Step, &[&[u8]])| {
-                let (Step::Right(name) | Step::Wish(name, _)) = step else { return false };
+                let (Step::Right(name) | Step::Wish(name, _) | Step::Sharded(name)) = step else { return false };
                 *name == command && words[0] == command.as_bytes()
             };
-            assert!(RIGHTS.iter().any(asked), "{command}");
+            assert!(RIGHTS.iter().chain(&NODE_RIGHTS).any(asked), "{command}");
         }
     }
 }

@@ -2,9 +2,12 @@
 //!
 //! [`connection`] carries requests and replies, [`subscription`] the messages, both on a [`stream`], which is a socket with
 //! or without TLS; [`handshake`] is what a new one says first; [`codec`] translates, [`scripts`] holds the steps that must
-//! be atomic (one `.lua` file each); [`sentinel`] finds the server where its address changes. Nothing here knows the engine,
+//! be atomic (one `.lua` file each); [`sentinel`] finds the server where its address changes,
+//! [`cluster`] is a store of many. Nothing here knows the engine,
 //! or what a lock is used for.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod cluster;
 mod codec;
 mod connection;
 mod copies;
@@ -32,6 +35,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use self::cluster::ClusterStore;
 pub use self::copies::Copies;
 use self::handshake::Refused;
 use self::scripts::Scripts;
@@ -179,9 +184,12 @@ struct Site {
 }
 
 impl Site {
-    fn new(config: Config) -> Self {
-        let (trust, warnings) = (Arc::default(), Arc::default());
-        Site { config, is_named: false, descriptors: Descriptors::new(), trust, warnings }
+    fn new(mut config: Config, descriptors: Arc<Descriptors>) -> Self {
+        if let Some(copies) = &mut config.copies {
+            // The connection says nothing meanwhile.
+            copies.timeout = copies.timeout.min(config.response_timeout / 2).max(Duration::from_millis(1));
+        }
+        Site { config, is_named: false, descriptors, trust: Arc::default(), warnings: Arc::default() }
     }
 
     /// The same for the connections to another server.
@@ -208,12 +216,8 @@ struct Reached {
 
 impl RedisStore {
     /// No I/O.
-    pub fn new(mut config: Config) -> Self {
-        if let Some(copies) = &mut config.copies {
-            // The connection says nothing meanwhile.
-            copies.timeout = copies.timeout.min(config.response_timeout / 2).max(Duration::from_millis(1));
-        }
-        let (address, site) = (config.address.to_string(), Site::new(config));
+    pub fn new(config: Config) -> Self {
+        let (address, site) = (config.address.to_string(), Site::new(config, Descriptors::new()));
         RedisStore {
             site,
             address,

@@ -7,8 +7,9 @@
 pub const MAX_BULK: usize = 1 << 20;
 /// The longest line: a simple string, an error, a number.
 const MAX_LINE: usize = 64 * 1024;
-/// The most elements of an array, and how deep arrays may nest.
-const MAX_ELEMENTS: usize = 1024;
+/// The most elements of an array (those of `CLUSTER SLOTS`, where no two slots side by side are on one node), and how deep
+/// arrays may nest.
+const MAX_ELEMENTS: usize = super::slot::SLOTS;
 const MAX_DEPTH: usize = 4;
 
 /// Begins a command of `arguments` arguments, its name included.
@@ -269,7 +270,7 @@ mod tests {
             b"$-2\r\n",
             b"$99999999999999999999\r\n",
             b"$1048577\r\n",
-            b"*1025\r\n",
+            b"*16385\r\n",
             b"$2\r\nabcd",
             b"+OK\n",
             b"*1\r\n*1\r\n*1\r\n*1\r\n*1\r\n:1\r\n",

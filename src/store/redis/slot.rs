@@ -65,7 +65,12 @@ pub fn slot(key: &str) -> u16 {
 
 /// The smallest non-negative integer, in decimal, that hashes to the slot of `key`.
 pub fn tag(key: &str) -> u32 {
-    TAGS[usize::from(slot(key))]
+    tag_of(slot(key))
+}
+
+/// The same of that slot.
+pub fn tag_of(slot: u16) -> u32 {
+    TAGS[usize::from(slot)]
 }
 
 #[cfg(test)]

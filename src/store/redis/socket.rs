@@ -28,26 +28,31 @@ pub enum Received {
     Closed,
 }
 
-/// As many sockets as one locker has at a time, those included that are being connected or closed, and some more.
+/// As many sockets as one locker has at a time on one server, those included that are being connected or closed, and some
+/// more.
 const SOCKETS_MAX: usize = 16;
 
 /// The sockets of one store, for a forked child: it must take no mutex, and closes its copies of them all, also of one
 /// that another thread of the parent was just connecting.
-pub struct Descriptors([AtomicI32; SOCKETS_MAX]);
+pub struct Descriptors(Box<[AtomicI32]>);
 
 /// A place among the descriptors.
-struct Noted {
+pub struct Noted {
     all: Arc<Descriptors>,
     place: usize,
 }
 
 impl Descriptors {
     pub fn new() -> Arc<Self> {
-        Arc::new(Descriptors([const { AtomicI32::new(-1) }; SOCKETS_MAX]))
+        Self::with_room(SOCKETS_MAX)
+    }
+
+    pub fn with_room(places: usize) -> Arc<Self> {
+        Arc::new(Descriptors((0..places).map(|_| AtomicI32::new(-1)).collect()))
     }
 
     /// `None` where there is no place: the child would keep its copy.
-    fn note(self: &Arc<Self>, fd: RawFd) -> Option<Noted> {
+    pub fn note(self: &Arc<Self>, fd: RawFd) -> Option<Noted> {
         let free = |of: &AtomicI32| of.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let place = self.0.iter().position(free)?;
         Some(Noted { all: Arc::clone(self), place })

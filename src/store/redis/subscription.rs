@@ -11,6 +11,9 @@ use super::socket::Received;
 use super::stream::Stream;
 use crate::store::{Acquisition, HandOff, Push, Subscription, Unreachable};
 
+/// A ping's argument whose answer is nothing to anybody, since it is no number.
+pub(super) const KEEP_ALIVE: &[u8] = b"keep-alive";
+
 pub struct RedisSubscription {
     stream: Stream,
     address: Arc<str>,
@@ -40,18 +43,19 @@ impl RedisSubscription {
         Ok(())
     }
 
-    fn decode(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
+    /// Sends a command; where there is no room now, with the next look at what has come.
+    pub fn say(&mut self, words: &[&[u8]]) -> Result<(), Unreachable> {
+        resp::words(&mut self.out, words);
+        self.flush()
+    }
+
+    fn decode(&mut self, told: &mut impl FnMut(&Value)) -> Result<(), Unreachable> {
         let mut at = 0;
         let result = loop {
             match resp::parse(&self.input[at..]) {
                 Ok(None) => break Ok(()),
                 Ok(Some((value, length))) => {
-                    pushes.extend(read(&value, &self.channel).map(|push| match push {
-                        Push::HandOff { key, hand_off } if !self.counts => {
-                            Push::HandOff { key, hand_off: without_token(hand_off) }
-                        }
-                        other => other,
-                    }));
+                    told(&value);
                     at += length;
                 }
                 Err(problem) => {
@@ -61,6 +65,21 @@ impl RedisSubscription {
         };
         self.input.drain(..at);
         result.map_err(|problem| self.lost(&problem))
+    }
+
+    /// Gives what has come to `told`, without waiting.
+    pub fn receive_values(&mut self, mut told: impl FnMut(&Value)) -> Result<(), Unreachable> {
+        self.era.check().map_err(|problem| self.lost(&problem))?;
+        self.flush()?;
+        // Once: where there is more, the descriptor stays readable.
+        let closed = match self.stream.receive(&mut self.input, Duration::ZERO, false) {
+            Ok(Received::Data(_) | Received::Nothing) => None,
+            Ok(Received::Closed) => Some("the server closed the subscription".to_owned()),
+            Err(error) => Some(format!("the subscription is lost: {error}")),
+        };
+        // Also where nothing has come: what came with the handshake's last reply has not been looked at yet.
+        self.decode(&mut told)?;
+        closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
     }
 
     fn lost(&self, problem: &str) -> Unreachable {
@@ -77,23 +96,18 @@ impl Subscription for RedisSubscription {
     }
 
     fn keep_alive(&mut self) -> Result<(), Unreachable> {
-        // Its answer bears no number, and so is nothing to anybody.
-        resp::words(&mut self.out, &[b"PING", b"keep-alive"]);
-        self.flush()
+        self.say(&[b"PING", KEEP_ALIVE])
     }
 
     fn receive(&mut self, pushes: &mut Vec<Push>) -> Result<(), Unreachable> {
-        self.era.check().map_err(|problem| self.lost(&problem))?;
-        self.flush()?;
-        // Once: where there is more, the descriptor stays readable.
-        let closed = match self.stream.receive(&mut self.input, Duration::ZERO, false) {
-            Ok(Received::Data(_) | Received::Nothing) => None,
-            Ok(Received::Closed) => Some("the server closed the subscription".to_owned()),
-            Err(error) => Some(format!("the subscription is lost: {error}")),
+        let (channel, counts) = (std::mem::take(&mut self.channel), self.counts);
+        let as_it_counts = |push| match push {
+            Push::HandOff { key, hand_off } if !counts => Push::HandOff { key, hand_off: without_token(hand_off) },
+            other => other,
         };
-        // Also where nothing has come: what came with the handshake's last reply has not been looked at yet.
-        self.decode(pushes)?;
-        closed.map_or(Ok(()), |problem| Err(self.lost(&problem)))
+        let received = self.receive_values(|value| pushes.extend(read(value, &channel).map(as_it_counts)));
+        self.channel = channel;
+        received
     }
 
     fn fd(&self) -> Option<RawFd> {
@@ -118,7 +132,7 @@ pub(super) fn read(value: &Value, channel: &str) -> Option<Push> {
 }
 
 /// `handoff <acquisition> <token> <key>` or `dropped <key>`; the key comes last, since it may contain spaces.
-fn payload_of(text: &str) -> Option<Push> {
+pub(super) fn payload_of(text: &str) -> Option<Push> {
     let (word, rest) = text.split_once(' ')?;
     match word {
         "handoff" => {

@@ -12,8 +12,12 @@ fn request(op: Op) -> Request {
 }
 
 fn arguments(op: Op, with_text: bool) -> Vec<String> {
+    arguments_in(Layout::Server, op, if with_text { Form::Text } else { Form::Hash })
+}
+
+fn arguments_in(layout: Layout, op: Op, form: Form) -> Vec<String> {
     let mut out = Vec::new();
-    Encoder::default().encode(&mut out, &Scripts::new(), &request(op), with_text);
+    Encoder { layout, ..Encoder::default() }.encode(&mut out, &Scripts::new(), &request(op), form);
     let (mut at, mut all) = (0, Vec::new());
     while at < out.len() {
         let (value, length) = resp::parse(&out[at..]).unwrap().expect("a whole command");
@@ -44,6 +48,24 @@ fn scripts_are_called_by_hash_and_resent_by_text() {
     assert_eq!(release[6..], [&acquisition, &member, "leave"].map(str::to_owned));
     assert_eq!(arguments(Op::Renew { lease_ms: 1 }, false)[2..5], ["2".to_owned(), "g:n".to_owned(), queue]);
     assert_eq!(arguments(Op::Inspect, false), ["GET", "g:n"]);
+}
+
+#[test]
+fn in_a_cluster_the_counter_and_sharded_channels_bear_the_tag_of_the_slot() {
+    let tag = request(Op::Inspect).name.tag().to_owned();
+    let fence = format!(":dlock:fence:{tag}");
+    let sharded = Layout::Cluster { sharded: true };
+    assert_eq!(arguments_in(sharded, Op::Try { lease_ms: 1 }, Form::Hash)[8], fence);
+    let join = Op::Join { lease_ms: 1, place: 0, queue: true };
+    for (layout, channel) in
+        [(sharded, format!(":dlock:wake:{tag}:chan@nel")), (Layout::Cluster { sharded: false }, "chan@nel".to_owned())]
+    {
+        let joins = arguments_in(layout, join, Form::Hash);
+        assert_eq!(joins[5], fence);
+        assert!(joins[9].ends_with(&format!("@3000@{channel}")), "{}", joins[9]);
+    }
+    let renews = arguments_in(sharded, Op::Renew { lease_ms: 1 }, Form::KeyAlone);
+    assert_eq!((renews[0].as_str(), &renews[2..4]), ("EVAL", &["1".to_owned(), "g:n".to_owned()][..]));
 }
 
 /// What a request makes of the replies on the wire.

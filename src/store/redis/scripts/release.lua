@@ -42,10 +42,16 @@ if not token then
   return 'released'
 end
 
+-- A channel with a tag is read on the node of a cluster that runs this (rule 12).
+local function publish(channel, text)
+  if string.find(channel, '{', 1, true) then return redis.pcall('SPUBLISH', channel, text) end
+  return redis.pcall('PUBLISH', channel, text)
+end
+
 -- Gives the lock to a waiter. Nil: nobody reads its channel.
 local function offer(waiter, score, who, claim, channel)
   if channel ~= own then
-    local readers = redis.pcall('PUBLISH', channel, 'handoff ' .. who .. ' ' .. token .. ' ' .. key)
+    local readers = publish(channel, 'handoff ' .. who .. ' ' .. token .. ' ' .. key)
     if type(readers) ~= 'number' or readers == 0 then return nil end
   end
   redis.call('ZADD', queue, string.format('%.1f', math.floor(score) + 0.5), waiter)
@@ -73,7 +79,7 @@ for i = 1, #range, 2 do
       local _, _, others = read(range[j])
       if others == channel then redis.call('ZREM', queue, range[j]) end
     end
-    redis.pcall('PUBLISH', channel, 'dropped ' .. key)
+    publish(channel, 'dropped ' .. key)
   else
     local answer = offer(waiter, score, who, claim, channel)
     if answer then return answer end

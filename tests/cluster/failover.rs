@@ -1,0 +1,239 @@
+//! Primaries that are killed or stand still, while their locks are held and waited for.
+
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use dlock::{Locker, Status};
+
+use crate::deployment::{Cluster, PATIENCE, eventually};
+use crate::recorder::{Recorder, Witness, tells_of_a_loss};
+use crate::waiting::waiters;
+use crate::{lock, locker, locker_with_lease};
+
+const LONG_MS: u64 = 25_000;
+
+/// Waits until the replica has all that its primary has.
+fn wait_copied(cluster: &Cluster, primary: usize) {
+    let offset = |server: usize| {
+        let info: String = cluster.servers[server].cmd(&["INFO", "replication"]);
+        let line = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let wanted = offset(primary);
+    eventually("the replica has it", || offset(primary + 3) >= wanted);
+}
+
+/// From now on the replica hears nothing from its primary.
+fn cut_off(cluster: &Cluster, primary: usize) {
+    let replica = primary + 3;
+    eventually("the replica is cut off", || {
+        let _: i64 = cluster.servers[replica].cmd(&["CLIENT", "KILL", "TYPE", "master"]);
+        cluster.stop(replica);
+        let alone = cluster.servers[primary].cmd::<String>(&["INFO", "replication"]).contains("connected_slaves:0");
+        if !alone {
+            cluster.go_on(replica); // it has connected anew already
+        }
+        alone
+    });
+}
+
+fn four_wait<'a>(recorder: &'a Recorder, lockers: &[Locker; 2], name: &'a str) -> Vec<Witness<'a>> {
+    (0..4).map(|i| recorder.witness(lock(&lockers[i % 2], name), name, format!("locker{}.waiter{i}", i % 2))).collect()
+}
+
+/// A holder, four waiters, and the primary of their lock killed. `survives`: did the replica know of the lock?
+fn primary_killed(survives: bool) {
+    let cluster = Cluster::start(3, 1, &[]);
+    let (url, name) = (cluster.url(), cluster.name_on(0));
+    let key = format!("g:{name}");
+    let recorder = Recorder::new();
+    let own = locker_with_lease(&url, 10_000);
+    let lockers = [locker_with_lease(&url, 10_000), locker_with_lease(&url, 10_000)];
+    // One on another node, that must not notice anything.
+    let (elsewhere, untouched) = (cluster.name_on(1), locker_with_lease(&url, 10_000));
+    let apart = lock(&untouched, &elsewhere);
+    apart.acquire().unwrap();
+    if !survives {
+        wait_copied(&cluster, 0);
+        cut_off(&cluster, 0);
+    }
+    let holder = recorder.witness(lock(&own, &name), &name, "holder");
+    let held = holder.acquire(LONG_MS).unwrap();
+    let (served, next) = channel();
+    std::thread::scope(|scope| {
+        for waiter in four_wait(&recorder, &lockers, &name) {
+            let served = served.clone();
+            scope.spawn(move || {
+                let token = waiter.acquire(LONG_MS).unwrap_or_else(|error| panic!("a waiter: {error}"));
+                served.send((token, Instant::now())).unwrap();
+                waiter.release().unwrap_or_else(|error| panic!("a waiter's release: {error}"));
+            });
+        }
+        eventually("four wait", || waiters(&cluster, 0) == 4);
+        if survives {
+            wait_copied(&cluster, 0);
+        }
+        let at = recorder.fault("primary killed");
+        let killed = Instant::now();
+        cluster.kill(0);
+        cluster.go_on(3);
+        let new = cluster.wait_failed_over(0);
+        let switched = killed.elapsed();
+        if survives {
+            eventually("a renewal on the new primary", || {
+                assert!(holder.look(), "the lock was copied and is lost all the same");
+                cluster.servers[new].cmd::<i64>(&["PTTL", &key]) > 9_000
+            });
+            assert_eq!(holder.lock().fencing_token().unwrap(), held);
+            let released = Instant::now();
+            holder.release().unwrap();
+            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
+            assert!(token > held);
+            println!("switched after {switched:?}; held on; the next holder {:?} after the release", at - released);
+        } else {
+            recorder.disturbed_since(at);
+            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
+            assert!(token > held, "{token} after {held}");
+            println!("switched after {switched:?}; the next acquisition {:?} after the kill", at - killed);
+            eventually("the holder is told", || !holder.lock().remaining_ms().is_ok_and(|ms| ms > 0));
+            assert!(!holder.look());
+            let answer = holder.lock().release();
+            assert!(tells_of_a_loss(&answer), "{answer:?}");
+            holder.write(held); // what fencing is for
+        }
+    });
+    drop(served);
+    assert_eq!(next.iter().count(), 3, "all are served");
+    let verdict = recorder.judge();
+    assert_eq!(verdict.counts.acquisitions, 5);
+    assert_eq!(verdict.counts.writes_refused, u64::from(!survives), "the late write of the former holder");
+    assert!(apart.remaining_ms().unwrap() > 0);
+    apart.release().unwrap();
+    eventually("nothing is left", || cluster.keys(&[3, 1, 2]).is_empty());
+}
+
+#[test]
+fn a_lock_that_was_copied_survives_its_primary_and_all_who_wait_are_served() {
+    primary_killed(true);
+}
+
+#[test]
+fn a_holder_whose_lock_was_not_copied_is_told_and_all_who_wait_are_served_with_greater_tokens() {
+    primary_killed(false);
+}
+
+/// One that stands still says nothing: its requests are lost after the response timeout, and those of the other nodes
+/// go on meanwhile.
+#[test]
+fn a_primary_that_stands_still_holds_up_nobody_elses_locks_and_is_followed_when_it_goes_on() {
+    // With full coverage the servers themselves refuse all slots for as long as one has no primary.
+    let cluster = Cluster::start(3, 1, &["--cluster-require-full-coverage", "no"]);
+    let (here, there) = (cluster.name_on(0), cluster.name_on(1));
+    let recorder = Recorder::new();
+    let mut options = crate::options(&cluster.url());
+    options.set_lease_ms(1_500).unwrap();
+    options.set_response_timeout_ms(1_000).unwrap();
+    let own = Locker::new(&options).unwrap();
+    let other = locker_with_lease(&cluster.url(), 1_500);
+    let (stuck, fine) =
+        (recorder.witness(lock(&own, &here), &here, "stuck"), recorder.witness(lock(&own, &there), &there, "fine"));
+    let held = stuck.acquire(LONG_MS).unwrap();
+    fine.acquire(LONG_MS).unwrap();
+    wait_copied(&cluster, 0);
+    let at = recorder.fault("primary stopped");
+    cluster.stop(0);
+    let stopped = Instant::now();
+    // A pair on the other node takes no longer than ever, whatever this locker waits for at the silent one.
+    let beside = lock(&own, &cluster.names_on(1, 2)[1]);
+    let mut longest = Duration::ZERO;
+    let new = std::thread::scope(|scope| {
+        let failed_over = scope.spawn(|| cluster.wait_failed_over(0));
+        while !failed_over.is_finished() {
+            let begun = Instant::now();
+            beside.acquire().unwrap();
+            beside.release().unwrap();
+            longest = longest.max(begun.elapsed());
+            assert!(fine.look(), "the lock on the other node was not renewed");
+        }
+        failed_over.join().unwrap()
+    });
+    println!("switched {:?} after it was stopped; a pair elsewhere took {longest:?} at most", stopped.elapsed());
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    recorder.disturbed_since(at);
+    // Whoever comes next gets it from the new primary, with a greater token.
+    let next = recorder.witness(lock(&other, &here), &here, "next");
+    let token = next.acquire(LONG_MS).unwrap();
+    assert!(token > held);
+    eventually("the former holder knows", || !stuck.look());
+    cluster.go_on(0);
+    eventually("the old primary is a replica", || {
+        cluster.servers[0].cmd::<String>(&["INFO", "replication"]).contains("role:slave")
+    });
+    assert!(next.look() && fine.look());
+    next.release().unwrap();
+    fine.release().unwrap();
+    // And back again, by order: the locker follows.
+    let again = stuck.acquire(LONG_MS).unwrap();
+    assert!(again > token);
+    eventually("the replica follows", || {
+        cluster.servers[0].cmd::<String>(&["INFO", "replication"]).contains("master_link_status:up")
+    });
+    let _: () = cluster.servers[0].cmd(&["CLUSTER", "FAILOVER"]);
+    eventually("it is primary again", || (0..6).all(|i| cluster.owner_as_seen_by(i, 0) == Some(0)));
+    let key = format!("g:{here}");
+    eventually("a renewal there", || {
+        assert!(stuck.look());
+        cluster.servers[0].cmd::<i64>(&["PTTL", &key]) > 1_200
+    });
+    stuck.release().unwrap();
+    recorder.judge();
+    assert!(cluster.keys(&[0, 1, 2]).is_empty(), "{new}");
+}
+
+#[test]
+fn where_nobody_takes_its_place_calls_say_so_in_time_and_other_nodes_go_on() {
+    let cluster = Cluster::start(3, 0, &["--cluster-require-full-coverage", "no"]);
+    let mut options = crate::options(&cluster.url());
+    options.set_response_timeout_ms(1_000).unwrap();
+    let own = Locker::new(&options).unwrap();
+    let (here, there) = (lock(&own, &cluster.name_on(0)), lock(&own, &cluster.name_on(1)));
+    there.acquire().unwrap();
+    here.acquire().unwrap();
+    here.release().unwrap();
+    cluster.kill(0);
+    let begun = Instant::now();
+    let error = here.acquire_timeout(700).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    assert_eq!(error.status, Status::NotConnected, "{error}");
+    let address = format!("127.0.0.1:{}", cluster.servers[0].port());
+    assert!(error.message.contains(&address), "{error}");
+    let begun = Instant::now();
+    let error = here.acquire().unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(3_000), "{:?}", begun.elapsed());
+    assert!(matches!(error.status, Status::NotConnected | Status::Locker), "{error}");
+    println!("{error}");
+    assert!(there.remaining_ms().unwrap() > 0);
+    there.release().unwrap();
+    there.acquire().unwrap();
+    there.release().unwrap();
+}
+
+#[test]
+fn a_new_locker_finds_the_cluster_past_nodes_of_its_url_that_are_gone_or_silent() {
+    let cluster = Cluster::start(3, 1, &[]);
+    let url = cluster.url();
+    cluster.kill(0);
+    cluster.wait_failed_over(0);
+    cluster.stop(1);
+    cluster.wait_failed_over(1);
+    let begun = Instant::now();
+    let own = locker(&url);
+    for server in 0..3 {
+        let one = lock(&own, &cluster.name_on(server));
+        one.acquire().unwrap();
+        one.release().unwrap();
+    }
+    println!("{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    cluster.go_on(1);
+}
