@@ -1,8 +1,9 @@
 //! Primaries that are killed or stand still, while their locks are held and waited for.
 
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dlock::store::Name;
 use dlock::{Locker, Status};
 
 use crate::deployment::{Cluster, PATIENCE, eventually};
@@ -56,6 +57,10 @@ fn primary_killed(survives: bool) {
     if !survives {
         wait_copied(&cluster, 0);
         cut_off(&cluster, 0);
+        // Ahead of the clock, so that the clock alone does not bring the new primary's counter above it.
+        let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() + 12_000_000;
+        let fence = format!(":dlock:fence:{}", Name::new(&name, "g").unwrap().tag());
+        let _: () = cluster.servers[0].cmd(&["SET", &fence, &ahead.to_string()]);
     }
     let holder = recorder.witness(lock(&own, &name), &name, "holder");
     let held = holder.acquire(LONG_MS).unwrap();
@@ -72,6 +77,20 @@ fn primary_killed(survives: bool) {
         eventually("four wait", || waiters(&cluster, 0) == 4);
         if survives {
             wait_copied(&cluster, 0);
+            // And one whose request is under way when it happens.
+            let under_way = lock(&own, &cluster.names_on(0, 2)[1]);
+            let beside = lock(&own, &cluster.names_on(1, 2)[1]); // that connection stands
+            beside.acquire().unwrap();
+            beside.release().unwrap();
+            let _: () = cluster.servers[0].cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+            scope.spawn(move || {
+                under_way.acquire_timeout(LONG_MS).unwrap_or_else(|error| panic!("the one under way: {error}"));
+                under_way.release().unwrap();
+            });
+            eventually("its request is there", || {
+                let clients: String = cluster.servers[0].cmd(&["CLIENT", "LIST"]);
+                clients.lines().any(|line| line.contains("name=dlock") && line.contains("flags=b"))
+            });
         }
         let at = recorder.fault("primary killed");
         let killed = Instant::now();
