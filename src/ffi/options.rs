@@ -79,8 +79,9 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// - `rediss://…`: the same with TLS. Parameters: `ca`, a file with the certificates of the CAs to trust instead of the
 ///   platform's; `cert` and `key`, files with the client's certificate and its private key; `server_name`, the name that the
 ///   server's certificate must have instead of the host's. Files are PEM, and read for each connection.
-/// - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux, without TLS. The nodes named
-///   are those to begin with; every lock is on the node that has its slot. (A host or port set later names one server.)
+/// - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux; `rediss-cluster://…` with
+///   TLS. The nodes named are those to begin with; every lock is on the node that has its slot. (A host or port set later
+///   names one server.)
 /// - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
@@ -97,7 +98,7 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above; the message names
-///   what is wrong. `rediss://` in a build without TLS.
+///   what is wrong. `rediss…` in a build without TLS.
 /// - `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_options_set_url(

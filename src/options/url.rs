@@ -13,7 +13,7 @@ use crate::store::redis::{Address, Config, Tls};
 
 /// Redis' own, for `redis://` and `rediss://` alike.
 pub const DEFAULT_PORT: u16 = 6379;
-const SCHEMES: &str = "redis://, rediss://, redis-cluster://, redis+unix:// or memory://";
+const SCHEMES: &str = "redis://, rediss://, redis-cluster://, rediss-cluster://, redis+unix:// or memory://";
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -23,9 +23,12 @@ pub fn parse(url: &str) -> Result<Target> {
         "memory" => return Ok(Target::Memory(rest.to_owned())),
         "redis" => tcp(rest, None),
         "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
-        "rediss" => return Err(bad("rediss:// needs TLS, which this build of dlock does not have (feature `tls`)")),
+        "redis-cluster" => return cluster(rest, None).map_err(bad),
+        "rediss-cluster" if cfg!(feature = "tls") => return cluster(rest, Some(Tls::default())).map_err(bad),
+        "rediss" | "rediss-cluster" => {
+            return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
+        }
         "redis+unix" => unix(rest),
-        "redis-cluster" => return cluster(rest).map_err(bad),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
     read.map(|config| Target::Redis(Box::new(config))).map_err(bad)
@@ -69,7 +72,7 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
 }
 
 /// `[login@]node,node`; the nodes name the others.
-fn cluster(rest: &str) -> Parsed<Target> {
+fn cluster(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         return Err("redis-cluster:// needs Linux".to_owned());
     }
@@ -84,8 +87,8 @@ fn cluster(rest: &str) -> Parsed<Target> {
     let (login, hosts) = place.rsplit_once('@').map_or((None, place), |(login, hosts)| (Some(login), hosts));
     for host in hosts.split(',') {
         let one = match login.filter(|_| nodes.is_empty()) {
-            Some(login) => tcp(&format!("{login}@{host}?{query}"), None)?,
-            None => tcp(&format!("{host}?{query}"), None)?,
+            Some(login) => tcp(&format!("{login}@{host}?{query}"), tls.clone())?,
+            None => tcp(&format!("{host}?{query}"), tls.clone())?,
         };
         if !nodes.contains(&one.address) {
             nodes.push(one.address.clone());

@@ -61,6 +61,12 @@ fn a_url_names_nodes_of_a_cluster() {
         assert_eq!((named, config.username.as_deref(), config.database), (nodes, user, 0), "{url}");
         assert_eq!(config.password.as_deref(), user.map(|_| "p,w"), "{url}");
     }
+    if cfg!(feature = "tls") {
+        let Ok(Target::Cluster(_, config)) = parse("rediss-cluster://a,b?ca=/x") else { panic!("with TLS") };
+        assert_eq!(config.tls.and_then(|tls| tls.ca), Some("/x".into()));
+    } else {
+        assert!(refusal("rediss-cluster://a,b").contains("rediss-cluster:// needs TLS"));
+    }
     assert!(refusal("redis-cluster://a,b/3").contains("one database"));
     assert!(refusal("redis-cluster://a,").contains("the host must not be empty"));
     assert!(refusal("redis-cluster://a?ca=x").contains("ca: only with"));
