@@ -402,8 +402,9 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  *   primary of that service, asked for with each connection; their port is 26379 if not given. `rediss-sentinel://…`: the same
  *   with TLS. Parameters: `sentinel_username` and `sentinel_password`, the login at the sentinels (that in front of the hosts is
  *   the servers'); `sentinel_tls=no`, TLS to the servers only.
- * - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux, without TLS. The nodes named
- *   are those to begin with; every lock is on the node that has its slot. (A host or port set later names one server.)
+ * - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux; `rediss-cluster://…` with
+ *   TLS. The nodes named are those to begin with; every lock is on the node that has its slot. (A host or port set later
+ *   names one server.)
  * - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
  * - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
  *   For tests. A bare `memory://` is private to its locker.
@@ -422,7 +423,7 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above; the message names
- *   what is wrong. `rediss://` in a build without TLS.
+ *   what is wrong. `rediss…` in a build without TLS.
  * - `DLOCK_ERR_PANIC`
  */
 dlock_status dlock_options_set_url(dlock_options *options,

@@ -16,7 +16,8 @@ pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let with_secret = text.replacen('@', ":hunter2@", 1);
     // Elsewhere what stands before an @ is part of a path, a name or a parameter.
-    let authority = text.strip_prefix("redis://").or(text.strip_prefix("rediss://")).unwrap_or_default();
+    let schemes = ["redis://", "rediss://", "redis-cluster://"];
+    let authority = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or_default();
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let secret = authority.contains('@') && !text.contains("hunter2");
     for url in [text, &with_secret] {
@@ -91,13 +92,14 @@ mod tests {
     const RUNS: usize = 40_000;
 
     /// What the mutations start from.
-    const SEEDS: [&[u8]; 16] = [
+    const SEEDS: [&[u8]; 20] = [
         b"redis://user:pass@host:6379/3",
         b"redis+unix:///tmp/socket?db=1",
         b"memory://name",
         b"rediss://u:p%40@h:1/2?ca=/a%20b&cert=c&key=k&server_name=s.example",
         b"redis+unix:///s?user=u&pass=p&client_name=n&keepalive_ms=100",
         b"rediss://[::1]:1/",
+        b"redis-cluster://user:pass@host:7000,host:7001,[::1]?client_name=n",
         b"\x05groupname of a lock",
         b"6ba7b810-9dad-11d1-80b4-00c04fd430c8:17",
         b"\x00+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1795523967000000\r\n",
@@ -107,6 +109,9 @@ mod tests {
         b"\x04$8\r\nreleased\r\n-BUSY Redis is busy\r\n$-1\r\n*-1\r\n",
         b"\x06$38\r\n6ba7b810-9dad-11d1-80b4-00c04fd430c8:1\r\n",
         b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$70\r\nhandoff 6ba7b810-9dad-11d1-80b4-00c04fd430c8:1 1795523967000000 g:name\r\n",
+        b"-MOVED 3999 127.0.0.1:6381\r\n-ASK 3999 :6381\r\n",
+        b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:7000\r\n$2\r\nid\r\n",
+        b"*3\r\n$8\r\nsmessage\r\n$1\r\nc\r\n$11\r\ndropped g:n\r\n*3\r\n$12\r\nsunsubscribe\r\n$1\r\nc\r\n:0\r\n",
         b"*2\r\n$4\r\npong\r\n$2\r\n42\r\n*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$11\r\ndropped g:n\r\n",
     ];
 

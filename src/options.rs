@@ -126,7 +126,7 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `redis-sentinel://`, both with TLS as `rediss…`, `redis-cluster://`, `redis+unix://` or `memory://`;
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, all three with TLS as `rediss…`, `redis+unix://` or `memory://`;
     /// `docs/deployments.md` has the grammar. The error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {

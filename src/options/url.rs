@@ -15,8 +15,8 @@ use crate::store::redis::{Address, Config, Copies, Service, Tls};
 pub const DEFAULT_PORT: u16 = 6379;
 /// The sentinels' own.
 const SENTINEL_PORT: u16 = 26_379;
-const SCHEMES: &str =
-    "redis://, rediss://, redis-sentinel://, rediss-sentinel://, redis-cluster://, redis+unix:// or memory://";
+const SCHEMES: &str = "redis://, redis-sentinel://, redis-cluster:// (with TLS rediss://, rediss-sentinel://, \
+                       rediss-cluster://), redis+unix:// or memory://";
 /// More replicas than anybody has.
 const REPLICAS_MAX: u32 = 100;
 /// The parameters of every server.
@@ -32,12 +32,12 @@ pub fn parse(url: &str) -> Result<Target> {
         "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
         "redis-sentinel" => sentinels(rest, None),
         "rediss-sentinel" if cfg!(feature = "tls") => sentinels(rest, Some(Tls::default())),
-        "rediss" | "rediss-sentinel" => {
+        "redis-cluster" => return cluster(rest, None).map_err(bad),
+        "rediss-cluster" if cfg!(feature = "tls") => return cluster(rest, Some(Tls::default())).map_err(bad),
+        "rediss" | "rediss-sentinel" | "rediss-cluster" => {
             return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
         }
         "redis+unix" => unix(rest),
-        "redis-cluster" => return cluster(rest).map_err(bad),
-        "rediss-cluster" => return Err(bad("there is no TLS to a cluster yet, only redis-cluster://")),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
     read.map(|config| Target::Redis(Box::new(config))).map_err(bad)
@@ -137,7 +137,7 @@ fn login_and_hosts(authority: &str) -> (Option<&str>, &str) {
 }
 
 /// `[login@]node,node`; the nodes name the others.
-fn cluster(rest: &str) -> Parsed<Target> {
+fn cluster(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         return Err("redis-cluster:// needs Linux".to_owned());
     }
@@ -155,6 +155,7 @@ fn cluster(rest: &str) -> Parsed<Target> {
         }
     }
     let mut config = Config::new(nodes[0].clone());
+    config.tls = tls;
     set_login(&mut config, login)?;
     for (name, value) in parameters(query)? {
         if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
@@ -336,7 +337,9 @@ fn secured(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
     if !["ca", "cert", "key", "server_name"].contains(&name) {
         return Ok(false);
     }
-    let Some(tls) = &mut config.tls else { return Err(format!("{name}: only with rediss:// or rediss-sentinel://")) };
+    let Some(tls) = &mut config.tls else {
+        return Err(format!("{name}: only with rediss://, rediss-sentinel:// or rediss-cluster://"));
+    };
     if value.is_empty() {
         return Err(format!("{name}: must not be empty"));
     }

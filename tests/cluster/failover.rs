@@ -1,8 +1,10 @@
 //! Primaries that are killed or stand still, while their locks are held and waited for.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dlock::store::Name;
 use dlock::{Locker, Status};
 
 use crate::deployment::{Cluster, PATIENCE, eventually};
@@ -56,6 +58,10 @@ fn primary_killed(survives: bool) {
     if !survives {
         wait_copied(&cluster, 0);
         cut_off(&cluster, 0);
+        // Ahead of the clock, so that the clock alone does not bring the new primary's counter above it.
+        let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() + 12_000_000;
+        let fence = format!(":dlock:fence:{}", Name::new(&name, "g").unwrap().tag());
+        let _: () = cluster.servers[0].cmd(&["SET", &fence, &ahead.to_string()]);
     }
     let holder = recorder.witness(lock(&own, &name), &name, "holder");
     let held = holder.acquire(LONG_MS).unwrap();
@@ -72,6 +78,20 @@ fn primary_killed(survives: bool) {
         eventually("four wait", || waiters(&cluster, 0) == 4);
         if survives {
             wait_copied(&cluster, 0);
+            // And one whose request is under way when it happens.
+            let under_way = lock(&own, &cluster.names_on(0, 2)[1]);
+            let beside = lock(&own, &cluster.names_on(1, 2)[1]); // that connection stands
+            beside.acquire().unwrap();
+            beside.release().unwrap();
+            let _: () = cluster.servers[0].cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+            scope.spawn(move || {
+                under_way.acquire_timeout(LONG_MS).unwrap_or_else(|error| panic!("the one under way: {error}"));
+                under_way.release().unwrap();
+            });
+            eventually("its request is there", || {
+                let clients: String = cluster.servers[0].cmd(&["CLIENT", "LIST"]);
+                clients.lines().any(|line| line.contains("name=dlock") && line.contains("flags=b"))
+            });
         }
         let at = recorder.fault("primary killed");
         let killed = Instant::now();
@@ -120,6 +140,49 @@ fn a_lock_that_was_copied_survives_its_primary_and_all_who_wait_are_served() {
 #[test]
 fn a_holder_whose_lock_was_not_copied_is_told_and_all_who_wait_are_served_with_greater_tokens() {
     primary_killed(false);
+}
+
+/// Six contend for a lock on each node; one of the primaries is killed.
+#[test]
+fn contenders_are_excluded_and_tokens_rise_while_a_primary_is_replaced() {
+    let cluster = Cluster::start(3, 1, &["--cluster-require-full-coverage", "no"]);
+    let names: Vec<String> = (0..3).map(|server| cluster.name_on(server)).collect();
+    let recorder = Recorder::new();
+    let (over, taken) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
+    std::thread::scope(|scope| {
+        for contender in 0..6 {
+            let (names, url, recorder, over, taken) = (&names, cluster.url(), &recorder, &over, &taken);
+            scope.spawn(move || {
+                let own = locker_with_lease(&url, 10_000);
+                let which = contender % 3;
+                let name = &names[which];
+                let witness = recorder.witness(lock(&own, name), name, format!("c{contender}"));
+                while !over.load(Ordering::Relaxed) {
+                    witness.acquire(LONG_MS).unwrap_or_else(|error| panic!("{error}"));
+                    witness.look();
+                    let released = witness.release();
+                    assert!(released.is_ok() || which == 0 && tells_of_a_loss(&released), "{name}: {released:?}");
+                    taken[which].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let grows = |which: usize| {
+            let before = taken[which].load(Ordering::Relaxed);
+            eventually("it is taken again and again", || taken[which].load(Ordering::Relaxed) > before + 50);
+        };
+        (0..3).for_each(grows);
+        let at = recorder.fault("primary killed");
+        cluster.kill(0);
+        (1..3).for_each(grows);
+        cluster.wait_failed_over(0);
+        grows(0);
+        recorder.disturbed_since(at);
+        (0..3).for_each(grows);
+        over.store(true, Ordering::Relaxed);
+    });
+    let verdict = recorder.judge();
+    assert!(verdict.counts.acquisitions > 350, "{verdict}");
+    eventually("nothing is left", || cluster.keys(&[3, 1, 2]).is_empty());
 }
 
 /// One that stands still says nothing: its requests are lost after the response timeout, and those of the other nodes

@@ -23,7 +23,7 @@ fn moved_while_held(cluster: &Cluster, name: &str, sharded: bool) {
     let token = holder.fencing_token().unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
-            waiter.acquire().unwrap();
+            waiter.acquire_timeout(60_000).unwrap();
             (waiter.fencing_token().unwrap(), Instant::now())
         });
         eventually("it is queued", || waiters(cluster, 0) == 1);

@@ -38,6 +38,35 @@ fn refusal(url: &str) -> String {
     text.to_owned()
 }
 
+#[test]
+fn the_nodes_of_a_cluster_are_spoken_to_with_tls() {
+    let bus = redis_server::free_port().to_string();
+    let bench = Bench::with("server", &["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-port", &bus]);
+    let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
+    let command = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
+    let _: () = bench.server.cmd(&command.collect::<Vec<_>>());
+    let begun = Instant::now();
+    while !bench.server.cmd::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
+        assert!(begun.elapsed() < PATIENCE, "the cluster does not come up");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let url = bench.url().replacen("rediss:", "rediss-cluster:", 1);
+    let (own, other) = (locker(&url), locker(&url));
+    let (holder, waiter) = (lock(&own, "n"), lock(&other, "n"));
+    holder.acquire().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| waiter.acquire_timeout(20_000));
+        while !bench.server.keys().iter().any(|key| key.starts_with(":dlock:wait:")) {
+            assert!(begun.elapsed() < PATIENCE, "nobody waits");
+        }
+        holder.release().unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    waiter.release().unwrap();
+    let error = locker(&format!("redis-cluster://127.0.0.1:{}", bench.port)).lock("n", "g").err().unwrap();
+    assert_eq!(error.status, Status::NotConnected);
+}
+
 /// A server with TLS that asks for no client's certificate.
 struct Bench {
     pki: Pki,

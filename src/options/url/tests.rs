@@ -62,12 +62,17 @@ fn a_url_names_nodes_of_a_cluster() {
         assert_eq!(config.password.as_deref(), user.map(|_| "p,w"), "{url}");
         assert_eq!(config.copies.map(|copies| copies.replicas), user.map(|_| 1), "{url}");
     }
+    if cfg!(feature = "tls") {
+        let Ok(Target::Cluster(_, config)) = parse("rediss-cluster://a,b?ca=/x") else { panic!("with TLS") };
+        assert_eq!(config.tls.and_then(|tls| tls.ca), Some("/x".into()));
+    } else {
+        assert!(refusal("rediss-cluster://a,b").contains("rediss-cluster:// needs TLS"));
+    }
     assert!(refusal("redis-cluster://a,b/3").contains("one database"));
     assert!(refusal("redis-cluster://a,").contains("the host must not be empty"));
     assert!(refusal("redis-cluster://a?ca=x").contains("ca: only with"));
     assert!(refusal("redis-cluster://a?replicas=0").contains("replicas: must be from 1"));
     assert!(refusal("redis-cluster://a?db=3").contains("no parameter db; known are client_name"));
-    assert!(refusal("rediss-cluster://a").contains("no TLS to a cluster"));
     assert!(refusal("redis-cluster://u@a").contains("names a user and no password"));
     assert!(!refusal("redis-cluster://u:hunter2@a,b:hunter2").contains("hunter2"));
 }

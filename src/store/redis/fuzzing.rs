@@ -45,6 +45,8 @@ pub fn cut_anywhere(data: &[u8]) {
 pub fn messages(mut data: &[u8]) {
     while let Ok(Some((value, length))) = resp::parse(data) {
         let _ = read(&value, "c");
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        super::cluster::fuzzing::answer(&value, &data[..length]);
         data = &data[length..];
     }
 }

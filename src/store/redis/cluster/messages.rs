@@ -100,7 +100,7 @@ enum Asked {
 }
 
 /// What a node said.
-enum Said {
+pub(super) enum Said {
     Push(Push),
     /// The answer to what was asked first. `Err`: a refusal, and where it sends us.
     Answer(Result<(), Option<String>>),
@@ -394,7 +394,7 @@ fn key_of(push: &Push) -> &str {
 }
 
 /// What a value is. What is none of it, is nothing.
-fn listen(value: &Value) -> Option<Said> {
+pub(super) fn listen(value: &Value) -> Option<Said> {
     let Value::Array(parts) = value else {
         let Value::Error(text) = value else { return Some(Said::Answer(Ok(()))) };
         let text = String::from_utf8_lossy(text);

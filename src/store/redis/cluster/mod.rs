@@ -6,6 +6,8 @@
 //! another node.
 
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
 mod map;
 mod messages;
 mod poller;
