@@ -231,8 +231,9 @@ impl Deployment {
             eventually("a sentinel answers", || sentinel.ask::<String>(&["PING"]).is_ok());
             if !self.ways.unhurried {
                 // Known from 7.0 on; before, everything takes somewhat longer. What they publish must come more often than
-                // they take a replica that calls itself a primary for misled: after four periods.
-                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "500", "PING-PERIOD", "100", "ASK-PERIOD", "50"];
+                // they take a replica that calls itself a primary for misled: after four periods. Where the primary is down,
+                // a replica's INFO, asked for each second, must not be older than five pings for it to be promoted.
+                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "500", "PING-PERIOD", "300", "ASK-PERIOD", "50"];
                 let words: Vec<&str> = ["SENTINEL", "DEBUG"].into_iter().chain(quick).collect();
                 let _ = sentinel.ask::<String>(&words);
             }
