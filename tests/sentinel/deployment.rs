@@ -82,7 +82,7 @@ impl Sentinel {
         let (port, back_door) = (free_port(), free_port());
         let mut text = format!(
             "bind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\nsentinel failover-timeout {SERVICE} 3000\n\
+             sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\nsentinel failover-timeout {SERVICE} 1000\n\
              sentinel parallel-syncs {SERVICE} 2\n",
             directory.display()
         );
@@ -231,9 +231,9 @@ impl Deployment {
             eventually("a sentinel answers", || sentinel.ask::<String>(&["PING"]).is_ok());
             if !self.ways.unhurried {
                 // Known from 7.0 on; before, everything takes somewhat longer. What they publish must come more often than
-                // they take a replica that calls itself a primary for misled: after four periods. Where the primary is down,
-                // a replica's INFO, asked for each second, must not be older than five pings for it to be promoted.
-                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "500", "PING-PERIOD", "300", "ASK-PERIOD", "50"];
+                // they take a replica that calls itself a primary for misled: after four periods. What a replica said is
+                // good for five periods of pings, and asked for once a second while the primary is down.
+                let quick = ["INFO-PERIOD", "300", "PUBLISH-PERIOD", "500", "PING-PERIOD", "400", "ASK-PERIOD", "50"];
                 let words: Vec<&str> = ["SENTINEL", "DEBUG"].into_iter().chain(quick).collect();
                 let _ = sentinel.ask::<String>(&words);
             }

@@ -11,6 +11,7 @@ import pytest
 from conftest import eventually
 
 import dlock
+from dlock import _library
 
 
 def in_thread(function):
@@ -305,6 +306,21 @@ def test_repr_shows_state_and_no_secret(server, locker, name):
         assert "secret" not in repr(dlock.Locker(url)) and "h:1/2" in repr(dlock.Locker(url))
     assert repr(dlock.Locker(host="::1", port=1)) == "<dlock.Locker ::1:1 open>"
     assert repr(dlock.Locker()) == "<dlock.Locker localhost:6379 open>"
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("rediss://user:secret@h:1/2?ca=/secret", "rediss://h:1/2"),
+        ("redis-sentinel://:secret@a:1,b:2/primary?sentinel_password=secret@x", "redis-sentinel://a:1,b:2/primary"),
+        ("redis+unix:///path?pass=secret", "redis+unix:///path"),
+        ("secret://user:secret@h", "secret://h"),
+        ("secret@h", "a malformed URL"),
+        ("secret@h://x", "a malformed URL"),
+    ],
+)
+def test_what_is_shown_of_a_url(url, shown):
+    assert _library.redacted(url) == shown
 
 
 def test_errors_have_no_secret(own_server):

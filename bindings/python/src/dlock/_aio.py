@@ -213,8 +213,8 @@ class AsyncLock(LockBase):
         no connection yet, comes on top). With `blocking=False` it waits for one round trip, and returns False if somebody holds
         the lock, this object included.
 
-        Where the task is cancelled, the lock is not held. Where the server is silent then, leaving the queue goes on by itself,
-        and the object answers `BusyError` until that is done.
+        Where the task is cancelled, the lock is not held, or its release is under way. Where the server is slow then, leaving the
+        queue goes on by itself. Until that is done the object answers `BusyError`.
 
         Raises `NotConnectedError` where the server cannot be reached for the response timeout, or at the end of `timeout`;
         `LockerError`, `AlreadyHeldError`, `LockCancelledError`, `ClosedError`, `BusyError`, `InvalidArgumentError`, `ForkedError`,

@@ -77,7 +77,7 @@ def integer(parameter: str, value: int, largest: int) -> int:
 def redacted(url: str) -> str:
     """The URL without credentials and parameters, however malformed it is."""
     scheme, found, rest = url.partition("://")
-    if not found or not re.fullmatch(r"[a-z+]+", scheme):
+    if not found or not re.fullmatch(r"[a-z+-]+", scheme):
         return "a malformed URL"
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
