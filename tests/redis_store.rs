@@ -576,6 +576,23 @@ fn a_new_connection_lifts_the_counter_above_clock_tokens_and_another_servers_lif
     assert_eq!(counter(), high + (1 << 24), "what several lockers add does not add up");
 }
 
+/// What waits for copies waits for those of a write of its own connection.
+#[test]
+fn a_renewal_is_written_also_where_it_lengthens_nothing() {
+    let mut b = Bench::new();
+    let a = Who::new("A");
+    assert!(matches!(b.join(&a, 0), Reply::Taken { .. }));
+    let changes = |b: &Bench| {
+        let info: String = b.server.cmd(&["INFO", "persistence"]);
+        let count = info.lines().find_map(|line| line.strip_prefix("rdb_changes_since_last_save:"));
+        count.unwrap().trim().parse::<u64>().unwrap()
+    };
+    let before = changes(&b);
+    let Reply::Renewed { remaining_ms } = b.ask(&a, Op::Renew { lease_ms: LEASE / 2 }) else { panic!() };
+    assert!(remaining_ms > LEASE / 2, "never shortened");
+    assert!(changes(&b) > before);
+}
+
 #[test]
 fn where_there_are_replicas_the_counter_is_lifted_once_in_each_life_of_a_primary() {
     let primary = RedisServer::start(&[]);

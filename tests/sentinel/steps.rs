@@ -48,11 +48,15 @@ fn two_lives(deployment: &Deployment, url: &str) {
 
 #[test]
 fn a_lock_lives_through_a_failover_on_every_server() {
-    for program in target::servers() {
-        println!("{}", program.display());
-        let deployment = Deployment::with(Ways { program: Some(program), ..Ways::default() });
-        two_lives(&deployment, &deployment.url(&[]));
-    }
+    std::thread::scope(|scope| {
+        for program in target::servers() {
+            scope.spawn(|| {
+                println!("{}", program.display());
+                let deployment = Deployment::with(Ways { program: Some(program), ..Ways::default() });
+                two_lives(&deployment, &deployment.url(&[]));
+            });
+        }
+    });
 }
 
 #[test]

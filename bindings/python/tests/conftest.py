@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -19,8 +20,9 @@ import dlock  # noqa: E402
 
 PATIENCE = 20
 numbers = itertools.count(1)
-# A test that hangs says where, and ends the run.
-faulthandler.dump_traceback_later(150, exit=True)
+# A run that hangs says where, and ends with its servers; the time is for machines that do much else.
+LIMIT = 200
+faulthandler.dump_traceback_later(LIMIT + 20, exit=True)  # also where no thread of Python's can run
 
 
 class Server:
@@ -44,7 +46,17 @@ class Server:
 @pytest.fixture(scope="session")
 def processes():
     processes = private_server.Processes()
+
+    def give_up():
+        faulthandler.dump_traceback()
+        processes.stop()
+        os._exit(1)
+
+    limit = threading.Timer(LIMIT, give_up)
+    limit.daemon = True
+    limit.start()
     yield processes
+    limit.cancel()
     processes.stop()
 
 

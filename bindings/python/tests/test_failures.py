@@ -408,3 +408,43 @@ def test_the_wheel_needs_nothing_but_libc():
     needed = subprocess.run(["ldd", dlock._native.__file__], stdout=subprocess.PIPE, universal_newlines=True, check=True).stdout
     assert "dlock" not in needed.replace(dlock._native.__file__, "")
     assert dlock._native.__file__.startswith(sys.prefix)
+
+
+# --- garbage ---
+
+CYCLES = """
+import dlock, gc, sys, warnings
+warnings.simplefilter("ignore", ResourceWarning)
+gc.disable()
+
+class Owner:
+    def __init__(self, locker, lock):
+        self.lock, self.locker = lock, locker
+        lock.owned_by = locker.owned_by = self
+
+    def __del__(self):
+        # The collector ends the objects of a cycle in any order: the lock may be freed already.
+        repr(self.lock), self.lock.remaining, self.lock.lost, repr(self.locker)
+        for use in (self.lock.release, self.lock.acquire, self.lock.locked, self.lock.cancel, self.locker.warnings,
+                    lambda: self.lock.token, lambda: self.locker.lock("x", "test"), self.locker.close):
+            try:
+                use()
+            except dlock.DlockError:
+                pass
+
+url, name = sys.argv[1:]
+for turn in range(40):
+    locker = dlock.Locker(url)
+    lock = locker.lock(f"{name}-{turn}", "test", on_lost=print)
+    lock.acquire()
+    Owner(locker, lock)
+    del lock, locker
+    if turn % 4 == 3:
+        gc.collect()
+print("done")
+"""
+
+
+def test_what_is_freed_can_be_used_without_harm(server, name):
+    assert run(CYCLES, server.url, name) == "done\n"
+    eventually(lambda: server.ask("KEYS", f"test:{name}-*") == [], "the releases")

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Type
 from . import _library
 from ._base import LockBase, LockerBase, check_waiting, numbers, warn_of
 from ._errors import DlockError, LockTimeoutError
-from ._library import Duration, Event, Events
+from ._library import Duration, Event, Events, Handle
 from ._native import ffi, lib
 
 # How long a cancelled task waits for the library to say that it has left the queue: it takes a round trip, which a silent
@@ -83,7 +83,7 @@ class AsyncLocker(LockerBase):
         return port
 
 
-def set_lease(lock: Any, token: int, lease_ms: int, cancelled: List[bool]) -> None:
+def set_lease(lock: Handle, token: int, lease_ms: int, cancelled: List[bool]) -> None:
     """Blocks. The lock is released where that fails, or was `cancelled` meanwhile; not a later acquisition of it."""
     if cancelled:
         return
@@ -93,7 +93,7 @@ def set_lease(lock: Any, token: int, lease_ms: int, cancelled: List[bool]) -> No
         done = True
     finally:
         if (cancelled or not done) and _library.token_or_zero(lock) == token:
-            lib.dlock_lock_release(lock, ffi.NULL)
+            lib.dlock_lock_release(lock.pointer, ffi.NULL)
 
 
 class Operation:
@@ -122,12 +122,12 @@ class Operation:
 class Port:
     """A queue, and the loop that watches its descriptor. Only that loop's thread comes here."""
 
-    def __init__(self, locker: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, locker: Handle, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._events = Events(_library.open_queue(locker), 64)
         self._operations: Dict[int, Operation] = {}
         self._watched: "weakref.WeakValueDictionary[int, AsyncLock]" = weakref.WeakValueDictionary()
-        self._descriptor: int = lib.dlock_queue_fd(self._events.queue)
+        self._descriptor: int = lib.dlock_queue_fd(self._events.queue.pointer)
         loop.add_reader(self._descriptor, self._read)
 
     def submit(self, function: Any, *arguments: Any) -> Operation:

@@ -82,7 +82,7 @@ class LockerBase:
     def _close(self) -> None:
         handle, self._native = self._native, None
         if handle is not None and self._pid == os.getpid():  # a child only lets go of what is its parent's
-            lib.dlock_locker_close(handle, ffi.NULL)
+            lib.dlock_locker_close(handle.pointer, ffi.NULL)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self._pid == os.getpid() else "of the parent process"
@@ -169,10 +169,6 @@ class LockBase:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a dlock.{type(self).__name__} cannot be pickled; make one in each process")
-
-    def __del__(self) -> None:
-        if getattr(self, "_native", None) is not None and self.remaining > 0:
-            warnings.warn(f"{self!r} was garbage-collected, and is released now", ResourceWarning)
 
 
 def check_waiting(blocking: bool, timeout: Optional[Duration]) -> int:

@@ -1,12 +1,14 @@
 """The C library as Python sees it: statuses become exceptions, durations milliseconds, handles what the garbage collector
 frees. Knows nothing of threads and event loops.
 
-A handle is passed to a function by a reference that the caller keeps until the call returns, and is freed with the last
-reference: so none is freed during a call that takes it, which the library could not survive.
+The library could not survive a handle that is freed during a call that takes it, or is used afterwards. So what is passed around
+is a `Handle`: whoever calls refers to it until the call returns, it frees what it stands for with the last reference, and stands
+for NULL from then on, which the library refuses.
 """
 
 import math
 import re
+import warnings
 from datetime import timedelta
 from typing import Any, Callable, List, NamedTuple, Optional, Union
 
@@ -30,10 +32,42 @@ def string(text: Any) -> str:
     return found
 
 
+class Handle:
+    """Something of the library's. (cffi's own way to free it leaves a pointer to what is freed: the garbage collector ends the
+    objects of a cycle in any order, and one of them may use another that is ended.)"""
+
+    def __init__(self, pointer: Any, free: Callable[[Any], None]) -> None:
+        self.pointer = pointer
+        self._free = free
+
+    def free(self) -> None:
+        pointer, self.pointer = self.pointer, ffi.NULL
+        if pointer:
+            self._free(pointer)
+
+    def __del__(self) -> None:
+        self.free()
+
+
+class LockHandle(Handle):
+    """A dlock_lock, which is released where it is freed while it is held."""
+
+    def __init__(self, pointer: Any, label: str) -> None:
+        super().__init__(pointer, lib.dlock_lock_free)
+        self._label = label
+
+    def __del__(self) -> None:
+        try:
+            if view_of(self).status == OK:
+                warnings.warn(f"the lock {self._label} was held when its object was garbage-collected, and is released", ResourceWarning)
+        finally:
+            self.free()
+
+
 def call(function: Callable[..., int], *arguments: Any) -> None:
     """Calls a function whose last parameter is a dlock_error; what it says becomes an exception."""
     error = ffi.new("dlock_error *")
-    status = function(*arguments, error)
+    status = function(*(each.pointer if isinstance(each, Handle) else each for each in arguments), error)
     if status != OK:
         raise error_of(status, string(error.message))
 
@@ -97,13 +131,13 @@ class Options(NamedTuple):
         """Where the server is, for people."""
         return f"{self.host or 'localhost'}:{self.port or 6379}" if self.url is None else redacted(self.url)
 
-    def open(self) -> Any:
+    def open(self) -> Handle:
         """A dlock_locker. No I/O."""
         if self.url is not None and (self.host is not None or self.port is not None):
             raise InvalidArgumentError("url: not together with host and port, which a URL names itself")
         made = ffi.new("dlock_options **")
         call(lib.dlock_options_new, made)
-        options = ffi.gc(made[0], lib.dlock_options_free)
+        options = Handle(made[0], lib.dlock_options_free)
         if self.url is not None:
             call(lib.dlock_options_set_url, options, text("url", self.url))
         if self.host is not None:
@@ -119,47 +153,47 @@ class Options(NamedTuple):
             call(lib.dlock_options_set_response_timeout_ms, options, milliseconds("response_timeout", self.response_timeout))
         locker = ffi.new("dlock_locker **")
         call(lib.dlock_locker_new, options, locker)
-        return ffi.gc(locker[0], lib.dlock_locker_free)
+        return Handle(locker[0], lib.dlock_locker_free)
 
 
-def open_lock(locker: Any, name: bytes, group: bytes) -> Any:
+def open_lock(locker: Handle, name: bytes, group: bytes) -> LockHandle:
     """A dlock_lock. Connects where there is no connection."""
     lock = ffi.new("dlock_lock **")
     call(lib.dlock_lock_new, locker, name, group, lock)
-    return ffi.gc(lock[0], lib.dlock_lock_free)
+    return LockHandle(lock[0], f"{group.decode()}:{name.decode()}")
 
 
-def open_queue(locker: Any) -> Any:
+def open_queue(locker: Handle) -> Handle:
     """A dlock_queue."""
     queue = ffi.new("dlock_queue **")
     call(lib.dlock_queue_new, locker, queue)
-    return ffi.gc(queue[0], lib.dlock_queue_free)
+    return Handle(queue[0], lib.dlock_queue_free)
 
 
-def warnings_of(locker: Any) -> List[str]:
+def warnings_of(locker: Handle) -> List[str]:
     buffer = ffi.new("char[]", lib.DLOCK_WARNINGS_SIZE)
     call(lib.dlock_locker_warnings, locker, buffer, lib.DLOCK_WARNINGS_SIZE)
     return string(buffer).splitlines()
 
 
-def id_of(lock: Any) -> str:
+def id_of(lock: Handle) -> str:
     identity = ffi.new("char[]", lib.DLOCK_UUID_SIZE)
-    status = lib.dlock_lock_id(lock, identity)
+    status = lib.dlock_lock_id(lock.pointer, identity)
     if status != OK:
         raise error_of(status, "the lock belongs to the parent of this process")
     return string(identity)
 
 
-def token_of(lock: Any) -> int:
+def token_of(lock: Handle) -> int:
     token = ffi.new("uint64_t *")
     call(lib.dlock_lock_fencing_token, lock, token)
     return int(token[0])
 
 
-def token_or_zero(lock: Any) -> int:
+def token_or_zero(lock: Handle) -> int:
     """0 while the lock is not held; tokens are greater."""
     token = ffi.new("uint64_t *")
-    lib.dlock_lock_fencing_token(lock, token, ffi.NULL)
+    lib.dlock_lock_fencing_token(lock.pointer, token, ffi.NULL)
     return int(token[0])
 
 
@@ -180,9 +214,9 @@ class View(NamedTuple):
         return other.get(self.status, "not held")
 
 
-def view_of(lock: Any) -> View:
+def view_of(lock: Handle) -> View:
     left = ffi.new("uint64_t *")
-    status = lib.dlock_lock_remaining_ms(lock, left, ffi.NULL)
+    status = lib.dlock_lock_remaining_ms(lock.pointer, left, ffi.NULL)
     return View(status, left[0] / 1000)
 
 
@@ -204,7 +238,7 @@ class Event(NamedTuple):
 class Events:
     """Takes events out of a queue. Not for two threads at once."""
 
-    def __init__(self, queue: Any, capacity: int) -> None:
+    def __init__(self, queue: Handle, capacity: int) -> None:
         self.queue = queue
         self._room = ffi.new("dlock_event[]", capacity)
         self._capacity = capacity
@@ -212,7 +246,7 @@ class Events:
 
     def take(self, wait_ms: int = 0) -> Optional[List[Event]]:
         """What is there, after waiting for the first; None where the locker is closed and nothing is left."""
-        if lib.dlock_queue_wait(self.queue, self._room, self._capacity, wait_ms, self._count, ffi.NULL) != OK:
+        if lib.dlock_queue_wait(self.queue.pointer, self._room, self._capacity, wait_ms, self._count, ffi.NULL) != OK:
             return None
         return [
             Event(each.user_data, each.kind, each.status, each.flag, string(each.owner), string(each.message))

@@ -15,7 +15,7 @@ from typing import Any, Callable, List, Optional, Type
 from . import _library
 from ._base import LockBase, LockerBase, check_waiting, numbers, warn_of
 from ._errors import DlockError, LockTimeoutError, error_of
-from ._library import FOREVER, Duration, Event, Events
+from ._library import FOREVER, Duration, Event, Events, Handle
 from ._native import ffi, lib
 
 
@@ -89,7 +89,7 @@ def on_main_thread() -> bool:
 class Watcher:
     """The thread that calls `on_lost`. It keeps neither locks nor their locker alive, and ends when the locker is closed."""
 
-    def __init__(self, locker: Any) -> None:
+    def __init__(self, locker: Handle) -> None:
         self._events = Events(_library.open_queue(locker), 16)
         self._locks: "weakref.WeakValueDictionary[int, Lock]" = weakref.WeakValueDictionary()
         threading.Thread(target=self._run, name="dlock-lost", daemon=True).start()
@@ -187,7 +187,7 @@ class Lock(LockBase):
             return acquired
         except BaseException:
             if _library.token_or_zero(self._native) not in (0, before):
-                lib.dlock_lock_release(self._native, ffi.NULL)
+                lib.dlock_lock_release(self._native.pointer, ffi.NULL)
             raise
 
     def _try(self) -> bool:
@@ -226,13 +226,13 @@ class Lock(LockBase):
         try:
             _library.call(submit, events.queue, self._native, *arguments, next(numbers))
             descriptor = select.poll()
-            descriptor.register(lib.dlock_queue_fd(events.queue), select.POLLIN)
+            descriptor.register(lib.dlock_queue_fd(events.queue.pointer), select.POLLIN)
             taken: Optional[List[Event]] = []
             while taken == []:
                 descriptor.poll()
                 taken = events.take()
         except BaseException:
-            ffi.release(events.queue)
+            events.queue.free()
             raise
         if taken is None:
             raise error_of(lib.DLOCK_ERR_CLOSED, "the locker is closed")
