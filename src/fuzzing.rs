@@ -16,7 +16,8 @@ pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let with_secret = text.replacen('@', ":hunter2@", 1);
     // Elsewhere what stands before an @ is part of a path, a name or a parameter.
-    let schemes = ["redis://", "rediss://", "redis-cluster://"];
+    let schemes =
+        ["redis://", "rediss://", "redis-sentinel://", "rediss-sentinel://", "redis-cluster://", "rediss-cluster://"];
     let authority = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or_default();
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let secret = authority.contains('@') && !text.contains("hunter2");

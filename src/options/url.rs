@@ -159,7 +159,7 @@ fn cluster(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
     set_login(&mut config, login)?;
     for (name, value) in parameters(query)? {
         if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
-            return Err(unknown(&name, query, COMMON));
+            return Err(unknown(&name, query, &format!("{COMMON}; with TLS also ca, cert, key, server_name")));
         }
     }
     check_whole(&config)?;
