@@ -1,6 +1,7 @@
 //! A cluster of one's own: servers on free ports, joined and given their slots, stopped when dropped.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,15 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     while !is() {
         assert!(Instant::now() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Says that it is over when it goes out of scope, also by a panic, so that nobody is waited for in vain.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
