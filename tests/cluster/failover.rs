@@ -241,8 +241,7 @@ fn a_primary_that_stands_still_holds_up_nobody_elses_locks_and_is_followed_when_
     eventually("the replica follows", || {
         cluster.servers[0].cmd::<String>(&["INFO", "replication"]).contains("master_link_status:up")
     });
-    let _: () = cluster.servers[0].cmd(&["CLUSTER", "FAILOVER"]);
-    eventually("it is primary again", || (0..6).all(|i| cluster.owner_as_seen_by(i, 0) == Some(0)));
+    cluster.fail_over_to(0, 0);
     let key = format!("g:{here}");
     eventually("a renewal there", || {
         assert!(stuck.look());
