@@ -1,6 +1,7 @@
 //! A cluster of one's own: servers on free ports, joined and given their slots, stopped when dropped.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,11 +15,28 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const NODE_TIMEOUT_MS: u64 = 1_500;
 
 /// Waits for something that is looked at again and again.
-pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, is: impl FnMut() -> bool) {
+    assert!(within(PATIENCE, is), "in vain: {what}");
+}
+
+/// Does it come to pass within that time?
+fn within(time: Duration, mut is: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !is() {
-        assert!(Instant::now() < deadline, "in vain: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// Says that it is over when it goes out of scope, also by a panic, so that nobody is waited for in vain.
+pub struct Ends<'a>(pub &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -157,6 +175,17 @@ impl Cluster {
             (0..self.servers.len()).filter(others).all(|i| self.owner_as_seen_by(i, slot) == Some(to))
         });
         to
+    }
+
+    /// Makes a replica the primary, by order.
+    pub fn fail_over_to(&self, replica: usize, slot: u16) {
+        let is_primary = || (0..self.servers.len()).all(|i| self.owner_as_seen_by(i, slot) == Some(replica));
+        // The servers give such an order up after 5 s, without a word.
+        let ordered = |_| {
+            let _: redis::RedisResult<()> = self.servers[replica].try_cmd(&["CLUSTER", "FAILOVER"]);
+            within(Duration::from_secs(6), is_primary)
+        };
+        assert!((0..5).any(ordered), "in vain: it is primary");
     }
 
     fn signal(&self, server: usize, signal: i32) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use dlock::store::Name;
 use dlock::{Locker, Status};
 
-use crate::deployment::{Cluster, PATIENCE, eventually};
+use crate::deployment::{Cluster, Ends, PATIENCE, eventually};
 use crate::recorder::{Recorder, Witness, tells_of_a_loss};
 use crate::waiting::waiters;
 use crate::{lock, locker, locker_with_lease};
@@ -150,6 +150,7 @@ fn contenders_are_excluded_and_tokens_rise_while_a_primary_is_replaced() {
     let recorder = Recorder::new();
     let (over, taken) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
     std::thread::scope(|scope| {
+        let _over = Ends(&over);
         for contender in 0..6 {
             let (names, url, recorder, over, taken) = (&names, cluster.url(), &recorder, &over, &taken);
             scope.spawn(move || {
@@ -178,7 +179,6 @@ fn contenders_are_excluded_and_tokens_rise_while_a_primary_is_replaced() {
         grows(0);
         recorder.disturbed_since(at);
         (0..3).for_each(grows);
-        over.store(true, Ordering::Relaxed);
     });
     let verdict = recorder.judge();
     assert!(verdict.counts.acquisitions > 350, "{verdict}");
@@ -241,8 +241,7 @@ fn a_primary_that_stands_still_holds_up_nobody_elses_locks_and_is_followed_when_
     eventually("the replica follows", || {
         cluster.servers[0].cmd::<String>(&["INFO", "replication"]).contains("master_link_status:up")
     });
-    let _: () = cluster.servers[0].cmd(&["CLUSTER", "FAILOVER"]);
-    eventually("it is primary again", || (0..6).all(|i| cluster.owner_as_seen_by(i, 0) == Some(0)));
+    cluster.fail_over_to(0, 0);
     let key = format!("g:{here}");
     eventually("a renewal there", || {
         assert!(stuck.look());
