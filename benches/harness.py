@@ -21,7 +21,7 @@ LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or TARGET / "release").resolve()
 PROGRAMS = TARGET / "bench"
 SCRIPTS = ROOT / "src" / "store" / "redis" / "scripts"
 # What is compiled with the library, and with hiredis where there is one; start.c loads the library itself.
-LINKED = ["pair", "pairs", "handoff", "inflight", "waiters", "held", "distance", "threads", "timeline"]
+LINKED = ["pair", "pairs", "deployments", "handoff", "inflight", "waiters", "held", "distance", "threads", "timeline"]
 
 
 # --- the server ---

@@ -25,6 +25,7 @@ import cost
 import curves
 import peers
 from harness import HERE, LIBRARY, PROGRAMS, Bench, Failed, Processes, compile_programs, hiredis_flags, start_private_server, write_json
+from private_server import ask, certificates, default_server, free_port, start_cluster, start_server, until
 
 
 def pair(bench):
@@ -42,6 +43,41 @@ def pair(bench):
         bench.ratio(f"p50, {what}", found["p50_dlock"], found[f"p50_{name}"], "us", aim, spread)
     for name, what, _, aim in rows:
         bench.ratio(f"p99, {what}", found["p99_dlock"], found[f"p99_{name}"], "us", aim)
+
+
+def deployments(bench):
+    """The same pair wherever a URL leads; each kind that this server has."""
+    path, places = default_server(), [("plain", f"redis://127.0.0.1:{bench.port}", "TCP")]
+    directory = tempfile.mkdtemp(dir=bench.directory)
+
+    def server(*arguments):
+        return start_server(bench.processes, directory, path, *arguments)
+
+    socket = f"{directory}/socket"
+    server("--unixsocket", socket)
+    places.append(("unix", f"redis+unix://{socket}", "a unix socket"))
+    ca, arguments = certificates(directory)
+    secured = free_port()
+    try:
+        server("--tls-port", secured, *arguments)
+        places.append(("tls", f"rediss://127.0.0.1:{secured}?ca={ca}", "TLS 1.3"))
+    except Failed:
+        print("TLS is left out: the server was built without it", flush=True)
+    primary, _ = server()
+    server("--replicaof", "127.0.0.1", primary, "--repl-diskless-sync-delay", "0")
+    until("a replica is there", lambda: b"state=online" in ask(primary, "INFO", "replication"))
+    places.append(("replicas", f"redis://127.0.0.1:{primary}?replicas=1", "replicas=1: a replica has it"))
+    nodes = start_cluster(bench.processes, directory, path)
+    places.append(("cluster", f"redis-cluster://127.0.0.1:{nodes[0][0]}", "Redis Cluster, six nodes"))
+    for count in (3, 5):
+        hosts = ",".join(f"127.0.0.1:{server()[0]}" for _ in range(count))
+        places.append((f"quorum{count}", f"redis-quorum://{hosts}", f"a quorum of {count}"))
+    bench.part("One uncontended acquire + release on other deployments, blocks in turn; limit: the same by TCP on one server",
+               "deployments", *(word for name, _, _ in places for word in (name, "URL")))
+    found = bench.measure("deployments", *(word for name, url, _ in places for word in (name, url)))
+    for name, _, what in places:
+        bench.ratio(f"p50, {what}", found[f"p50_{name}"], found["p50_plain"], "us", spread=(found[f"low_{name}"], found[f"high_{name}"]))
+        bench.ratio("  p99", found[f"p99_{name}"], found["p99_plain"], "us")
 
 
 def handoff(bench):
@@ -218,8 +254,8 @@ def libraries(bench):
 
 
 PARTS = {"pair": pair, "cost": cost.measure, "handoff": handoff, "inflight": inflight, "waiters": waiters, "held": held,
-         "distance": distance, "threads": threads, "hot": hot, "timeline": timeline, "start": start, "memory": memory, "go": go,
-         "peers": libraries, "curves": curves.measure, "plots": curves.plot}
+         "distance": distance, "deployments": deployments, "threads": threads, "hot": hot, "timeline": timeline, "start": start,
+         "memory": memory, "go": go, "peers": libraries, "curves": curves.measure, "plots": curves.plot}
 NOT_QUICK = {"curves", "plots"}
 
 

@@ -123,6 +123,26 @@ def start_listener(processes, directory, port, command):
     raise Failed("the server does not start:\n" + log.read_text(errors="replace"))
 
 
+def certificates(directory):
+    """A CA of one's own and a certificate for 127.0.0.1, made by openssl: the CA's file, and what a server of TLS is told."""
+    ca, key, cert, cert_key, request, extensions = (str(Path(directory) / name) for name in (
+        "ca.pem", "ca.key", "server.pem", "server.key", "request", "extensions"))
+    Path(extensions).write_text("subjectAltName=IP:127.0.0.1\n")
+    rsa = ["-newkey", "rsa:2048", "-nodes"]
+    for command in (["req", "-x509", *rsa, "-keyout", key, "-out", ca, "-subj", "/CN=ca", "-days", "2"],
+                    ["req", *rsa, "-keyout", cert_key, "-out", request, "-subj", "/CN=server"],
+                    ["x509", "-req", "-in", request, "-CA", ca, "-CAkey", key, "-CAcreateserial", "-out", cert, "-days", "2",
+                     "-extfile", extensions]):
+        try:
+            made = subprocess.run(["openssl", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, timeout=30)
+        except (OSError, subprocess.TimeoutExpired) as problem:
+            raise Failed(f"openssl: {problem}")
+        if made.returncode != 0:
+            raise Failed(f"openssl {command[0]}: {made.stdout.decode(errors='replace')}")
+    return ca, ["--tls-cert-file", cert, "--tls-key-file", cert_key, "--tls-ca-cert-file", ca, "--tls-auth-clients", "no"]
+
+
 SERVICE = "mymaster"
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import crash
 import harness
 from harness import INCLUDE, LIBRARY, ROOT, SYSTEM_LIBRARIES, TEMPORARY, Agent, ClusterNode, Report, Server, link_shared, run
-from private_server import start_service
+from private_server import certificates, start_service
 
 CC = shlex.split(os.environ.get("CC", "cc"))
 UNDER = shlex.split(os.environ.get("DLOCK_RUN_UNDER", ""))
@@ -150,22 +150,8 @@ class SecuredServer(Server):
 
     def __init__(self):
         self.secured_port = harness.free_port()
-        directory = tempfile.mkdtemp(dir=TEMPORARY)
-        self.ca, key = os.path.join(directory, "ca.pem"), os.path.join(directory, "ca.key")
-        extensions = os.path.join(directory, "extensions")
-        Path(extensions).write_text("subjectAltName=IP:127.0.0.1\n")
-        cert, cert_key, request = (os.path.join(directory, name) for name in ("server.pem", "server.key", "request"))
-        # The Rust tests have elliptic curves.
-        rsa = ["-newkey", "rsa:2048", "-nodes"]
-        for command in (["req", "-x509", *rsa, "-keyout", key, "-out", self.ca, "-subj", "/CN=ca", "-days", "2"],
-                        ["req", *rsa, "-keyout", cert_key, "-out", request, "-subj", "/CN=server"],
-                        ["x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", key, "-CAcreateserial", "-out", cert,
-                         "-days", "2", "-extfile", extensions]):
-            status, output = run(["openssl", *command], 30)
-            if status != 0:
-                raise RuntimeError(f"openssl {command[0]}: {output}")
-        super().__init__("--tls-port", self.secured_port, "--tls-cert-file", cert, "--tls-key-file", cert_key,
-                         "--tls-ca-cert-file", self.ca, "--tls-auth-clients", "no", binary=server_with_tls())
+        self.ca, arguments = certificates(tempfile.mkdtemp(dir=TEMPORARY))  # RSA; the Rust tests have elliptic curves
+        super().__init__("--tls-port", self.secured_port, *arguments, binary=server_with_tls())
         self.url = f"rediss://127.0.0.1:{self.secured_port}?ca={self.ca}"
 
 
