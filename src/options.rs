@@ -33,6 +33,8 @@ pub struct Options {
 enum Target {
     /// The timeouts in it are set by [`Options::store`].
     Redis(Box<Config>),
+    /// A quorum's servers, all with the same but their addresses.
+    Quorum(Vec<Config>),
     Memory(String),
 }
 
@@ -41,6 +43,7 @@ impl fmt::Debug for Options {
         let mut all = f.debug_struct("Options");
         match &self.target {
             Target::Redis(config) => all.field("target", config),
+            Target::Quorum(servers) => all.field("target", servers),
             Target::Memory(name) => all.field("target", &format_args!("memory://{name}")),
         };
         all.field("lease_ms", &self.lease_ms)
@@ -98,7 +101,7 @@ impl Options {
                 Address::Tcp { host, port } => (host, port),
                 Address::Unix(_) => unreachable!("made a TCP address above"),
             },
-            Target::Memory(_) => unreachable!("made a TCP address above"),
+            Target::Quorum(_) | Target::Memory(_) => unreachable!("made a TCP address above"),
         }
     }
 
@@ -156,14 +159,26 @@ impl Options {
         Ok(())
     }
 
-    pub(crate) fn store(&self) -> Arc<dyn Store> {
-        match &self.target {
+    /// `Err`: no descriptor is to be had.
+    pub(crate) fn store(&self) -> std::io::Result<Arc<dyn Store>> {
+        Ok(match &self.target {
             Target::Memory(name) => Arc::new(MemoryStore::open(name)),
-            Target::Redis(config) => Arc::new(RedisStore::new(Config {
-                connect_timeout: Duration::from_millis(self.connect_timeout_ms),
-                response_timeout: Duration::from_millis(self.response_timeout_ms),
-                ..(**config).clone()
-            })),
+            Target::Redis(config) => Arc::new(RedisStore::new(self.with_timeouts(config))),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Target::Quorum(servers) => {
+                let servers = servers.iter().map(|config| self.with_timeouts(config)).collect();
+                Arc::new(crate::store::quorum::QuorumStore::new(servers, self.lease_ms)?)
+            }
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Target::Quorum(_) => unreachable!("the URL is refused"),
+        })
+    }
+
+    fn with_timeouts(&self, config: &Config) -> Config {
+        Config {
+            connect_timeout: Duration::from_millis(self.connect_timeout_ms),
+            response_timeout: Duration::from_millis(self.response_timeout_ms),
+            ..config.clone()
         }
     }
 }

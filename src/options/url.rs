@@ -13,7 +13,9 @@ use crate::store::redis::{Address, Config, Tls};
 
 /// Redis' own, for `redis://` and `rediss://` alike.
 pub const DEFAULT_PORT: u16 = 6379;
-const SCHEMES: &str = "redis://, rediss://, redis+unix:// or memory://";
+const SCHEMES: &str = "redis://, rediss://, redis+unix://, redis-quorum://, rediss-quorum:// or memory://";
+/// How many servers a quorum may have.
+const QUORUM_SIZES: [usize; 3] = [3, 5, 7];
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -23,7 +25,14 @@ pub fn parse(url: &str) -> Result<Target> {
         "memory" => return Ok(Target::Memory(rest.to_owned())),
         "redis" => tcp(rest, None),
         "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
-        "rediss" => return Err(bad("rediss:// needs TLS, which this build of dlock does not have (feature `tls`)")),
+        "redis-quorum" => return quorum(rest, None).map(Target::Quorum).map_err(bad),
+        "rediss-quorum" if cfg!(feature = "tls") => {
+            return quorum(rest, Some(Tls::default())).map(Target::Quorum).map_err(bad);
+        }
+        "rediss" | "rediss-quorum" => {
+            let text = format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)");
+            return Err(bad(text));
+        }
         "redis+unix" => unix(rest),
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
@@ -64,6 +73,41 @@ fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
     match &config.tls {
         Some(tls) if tls.cert.is_some() != tls.key.is_some() => Err("cert and key: both or neither".to_owned()),
         _ => Ok(config),
+    }
+}
+
+/// As many servers as there are between commas; all else is the same for all.
+fn quorum(rest: &str, tls: Option<Tls>) -> Parsed<Vec<Config>> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err("a quorum needs Linux".to_owned());
+    }
+    let place = parts(rest)?.0;
+    let authority_end = place.find('/').unwrap_or(place.len());
+    let hosts_begin = place[..authority_end].rfind('@').map_or(0, |at| at + 1);
+    let (login, hosts, behind) = (&rest[..hosts_begin], &rest[hosts_begin..authority_end], &rest[authority_end..]);
+    let mut servers: Vec<Config> = Vec::new();
+    for (i, host) in hosts.split(',').enumerate() {
+        let number = i + 1;
+        let config = tcp(&format!("{login}{host}{behind}"), tls.clone());
+        // What is wrong with one host is said with its number; all else is wrong with all.
+        let config = config.map_err(|problem| {
+            if problem.contains("the host") || problem.contains("the port") {
+                format!("server {number}: {problem}")
+            } else {
+                problem
+            }
+        })?;
+        let place = config.address.to_string();
+        if let Some(same) = servers.iter().position(|other| other.address.to_string().eq_ignore_ascii_case(&place)) {
+            return Err(format!("servers {} and {number} are the same", same + 1));
+        }
+        servers.push(config);
+    }
+    let count = servers.len();
+    if QUORUM_SIZES.contains(&count) {
+        Ok(servers)
+    } else {
+        Err(format!("names {count} servers; a quorum has 3, 5 or 7"))
     }
 }
 

@@ -6,6 +6,8 @@
 
 pub mod memory;
 pub mod name;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod quorum;
 pub mod redis;
 
 use std::fmt;
@@ -97,6 +99,10 @@ pub enum Op {
     Leave { lease_ms: u64 },
     /// Who holds the lock? Answers `Holder`.
     Inspect,
+    /// Give the lock up without a hand-off, and leave the queue. Of a quorum only. Answers `Released` or `NotMine`.
+    Back,
+    /// Lift the counter to `token` if the key is this acquisition's. Of a quorum only. Answers `Confirmed` or `NotMine`.
+    Confirm { token: u64 },
 }
 
 /// What a step answered.
@@ -127,6 +133,11 @@ pub enum Reply {
     Again,
     /// The answer to an inspection.
     Holder(Holder),
+    /// The counter is at that token or above, and the key is this acquisition's.
+    Confirmed,
+    /// Not taken, and what was taken of it is being given back under this attempt: go on under the next one. Of a quorum
+    /// only. `place`: the largest number drawn, or 0.
+    GivenBack { place: u64 },
     /// The server answered an error.
     Error(ServerError),
 }

@@ -49,6 +49,9 @@ impl Name {
 /// The counter of fencing tokens, one a server.
 pub const FENCE: &str = ":dlock:fence";
 
+/// Of a server of a quorum: whether it counts, and since when (`docs/quorum.md`).
+pub const MEMBERSHIP: &str = ":dlock:quorum";
+
 /// What the channels of lockers begin with.
 pub const CHANNEL_PREFIX: &str = ":dlock:wake:";
 /// The same, as a user is given the right to them.

@@ -111,6 +111,8 @@ impl MemoryServer {
             Op::Release { leave } => self.release(now_us, request, leave, published),
             Op::Leave { lease_ms } => self.leave(now_us, request, lease_ms),
             Op::Inspect => Reply::Holder(self.holder(now_us, request.name.key())),
+            Op::Back => self.give_back(now_us, request),
+            Op::Confirm { token } => self.confirm(now_us, request, token),
         }
     }
 
@@ -281,6 +283,25 @@ impl MemoryServer {
         }
         self.dequeue(now_us, request);
         self.not_mine(now_us, request)
+    }
+
+    /// A release without a hand-off.
+    fn give_back(&mut self, now_us: u64, request: &Request) -> Reply {
+        self.dequeue(now_us, request);
+        if self.look(now_us, request) != Found::Mine {
+            return self.not_mine(now_us, request);
+        }
+        self.keys.remove(request.name.key());
+        Reply::Released { next: None }
+    }
+
+    /// What another server has drawn is this one's least number, under the key.
+    fn confirm(&mut self, now_us: u64, request: &Request, token: u64) -> Reply {
+        if self.look(now_us, request) != Found::Mine {
+            return self.not_mine(now_us, request);
+        }
+        self.counter = self.counter.map(|counter| counter.max(token));
+        Reply::Confirmed
     }
 
     /// Release and hand-off (rules 7 and 8).

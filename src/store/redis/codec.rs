@@ -2,8 +2,8 @@
 
 use super::error::classify;
 use super::resp::{self, Value};
-use super::scripts::{Script, Scripts};
-use crate::store::name::FENCE;
+use super::scripts::{OfQuorum, Script, Scripts};
+use crate::store::name::{FENCE, MEMBERSHIP};
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, ServerError};
 
 /// The server answered something that is no answer to what was asked.
@@ -38,7 +38,9 @@ impl Encoder {
                 resp::bytes(out, if queue { b"1" } else { b"0" });
             }
             Op::Renew { lease_ms } => {
-                call(out, &scripts.renew, with_text, &all[..2], 3);
+                let of_quorum = [key, queue, FENCE.as_bytes(), MEMBERSHIP.as_bytes()];
+                let keys = if scripts.quorum.is_some() { &of_quorum[..] } else { &all[..2] };
+                call(out, &scripts.renew, with_text, keys, 3);
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
                 resp::number(out, lease_ms);
@@ -56,6 +58,16 @@ impl Encoder {
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
                 resp::number(out, lease_ms);
+            }
+            Op::Back => {
+                call(out, &of_quorum(scripts).back, with_text, &all[..2], 2);
+                resp::bytes(out, acquisition);
+                resp::bytes(out, member);
+            }
+            Op::Confirm { token } => {
+                call(out, &of_quorum(scripts).confirm, with_text, &all, 2);
+                resp::bytes(out, acquisition);
+                resp::number(out, token);
             }
         }
     }
@@ -75,6 +87,10 @@ impl Encoder {
         self.member.push(b'@');
         self.member.extend_from_slice(request.seat.channel.as_bytes());
     }
+}
+
+fn of_quorum(scripts: &Scripts) -> &OfQuorum {
+    scripts.quorum.as_ref().expect("asked of a quorum's servers only")
 }
 
 fn encode_try(out: &mut Vec<u8>, key: &[u8], acquisition: &[u8], lease_ms: u64) {
@@ -211,6 +227,7 @@ fn answered(value: &Value) -> Result<Reply, Unexpected> {
         "stale" => Reply::Stale,
         "renewed" => Reply::Renewed { remaining_ms: count(1)? },
         "again" => Reply::Again,
+        "confirmed" => Reply::Confirmed,
         "released" => Reply::Released { next: None },
         "next" => {
             let acquisition = part(1).and_then(Value::text).and_then(Acquisition::parse).ok_or(Unexpected)?;

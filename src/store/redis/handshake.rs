@@ -1,15 +1,16 @@
 //! What a new connection says first, and what each refusal means. Knows the order of the first commands only.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::error::{Denied, denied, has_code, reason};
 use super::resp::{self, Value};
-use super::scripts::Scripts;
+use super::scripts::{Script, Scripts};
 use super::socket::Received;
 use super::stream::Stream;
 use super::{Config, Site, codec, warnings};
 use crate::store::Unreachable;
-use crate::store::name::{CHANNELS, FENCE};
+use crate::store::name::{CHANNELS, FENCE, MEMBERSHIP};
 
 /// What the floor script answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +69,15 @@ const RIGHTS: [(Step, &[&[u8]]); 18] = [
     (Step::Wish("SUBSCRIBE", WITHOUT_MESSAGES), &[b"SUBSCRIBE", NO_CHANNEL]),
 ];
 
+/// What a server of a quorum is asked besides.
+#[rustfmt::skip]
+const RIGHTS_OF_QUORUM: [(Step, &[&[u8]]); 4] = [
+    (Step::Right("HGET"), &[b"HGET", NO_KEY, b"0"]),
+    (Step::Right("HMGET"), &[b"HMGET", NO_KEY, b"0"]),
+    (Step::Right("HSET"), &[b"HSET", NO_KEY, b"0", b"0"]),
+    (Step::Right("HDEL"), &[b"HDEL", NO_KEY, b"0"]),
+];
+
 /// What is sent, and what for.
 #[derive(Default)]
 struct Opening {
@@ -89,6 +99,20 @@ impl Opening {
         this
     }
 
+    /// For requests: on its database, its rights and the scripts known.
+    fn for_requests(config: &Config, scripts: &Scripts) -> Self {
+        let mut this = Opening::new(config);
+        if config.database != 0 {
+            this.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
+        }
+        this.ask_rights(scripts.quorum.is_some());
+        this.say(Step::Memory, &[b"INFO", b"memory"]);
+        for script in scripts.steps() {
+            this.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
+        }
+        this
+    }
+
     fn say(&mut self, step: Step, words: &[&[u8]]) {
         resp::words(&mut self.out, words);
         self.steps.push(step);
@@ -96,9 +120,9 @@ impl Opening {
 
     /// May the user run all that will be run? A script that is refused a command half way cannot take back what it did.
     /// Asked in a transaction that is spoilt by a command without its argument, so that nothing of it is carried out.
-    fn ask_rights(&mut self) {
+    fn ask_rights(&mut self, of_quorum: bool) {
         self.say(Step::Right("MULTI"), &[b"MULTI"]);
-        for (step, words) in RIGHTS {
+        for (step, words) in RIGHTS.into_iter().chain(RIGHTS_OF_QUORUM.into_iter().filter(|_| of_quorum)) {
             self.say(step, words);
         }
         self.say(Step::Filler, &[b"GET"]);
@@ -110,15 +134,7 @@ impl Opening {
 /// 5); all asked in one write.
 pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -> Result<(Stream, Floor), Unreachable> {
     let config = &site.config;
-    let mut opening = Opening::new(config);
-    if config.database != 0 {
-        opening.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
-    }
-    opening.ask_rights();
-    opening.say(Step::Memory, &[b"INFO", b"memory"]);
-    for script in scripts.steps() {
-        opening.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
-    }
+    let mut opening = Opening::for_requests(config, scripts);
     codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes()], 2);
     resp::number(&mut opening.out, highest);
     resp::bytes(&mut opening.out, known.as_bytes());
@@ -134,6 +150,29 @@ pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -
     })?;
     let floor = floor.ok_or_else(|| unreachable(config, "the script that prepares the counter answered nonsense"))?;
     Ok((stream, floor))
+}
+
+/// A connection for requests to a server of a quorum, and what is its script's answer about its membership. `arguments`
+/// are those of `script`.
+pub fn for_member(
+    site: &Site,
+    scripts: &Scripts,
+    script: &Script,
+    arguments: &[u64],
+) -> Result<(Stream, Vec<i64>), Unreachable> {
+    let mut opening = Opening::for_requests(&site.config, scripts);
+    codec::call(&mut opening.out, script, true, &[FENCE.as_bytes(), MEMBERSHIP.as_bytes()], arguments.len());
+    arguments.iter().for_each(|&argument| resp::number(&mut opening.out, argument));
+    opening.steps.push(Step::Floor);
+    let mut answer = Vec::new();
+    let (stream, _) = shake(site, &opening, |value| {
+        if let Value::Array(parts) = value {
+            answer.extend(parts.iter().map_while(|part| part.int()));
+        } else {
+            answer.extend(value.int());
+        }
+    })?;
+    Ok((stream, answer))
 }
 
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
@@ -163,6 +202,9 @@ fn shake(site: &Site, opening: &Opening, mut last: impl FnMut(&Value)) -> Result
                 Ok(count) => sent += count,
                 Err(error) => lost = Some(error.to_string()),
             }
+        }
+        if site.stopped.load(Ordering::Acquire) {
+            return Err(unreachable(config, "no longer wanted"));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let unsent = sent < out.len() && lost.is_none();
@@ -336,16 +378,21 @@ mod tests {
     #[test]
     fn the_right_to_each_command_of_the_scripts_is_asked_for() {
         let scripts = Scripts::new();
-        let bodies = scripts.steps().into_iter().chain([&scripts.floor]).map(|script| script.body);
-        let called: Vec<&str> = bodies.flat_map(|body| body.split("call('").skip(1)).collect();
+        let of_quorum = Scripts::of_quorum();
+        let membership = of_quorum.quorum.iter().flat_map(|quorum| [&quorum.look, &quorum.admit]);
+        let of_quorum = of_quorum.steps().chain(membership).map(|script| (script, true));
+        let all = scripts.steps().chain([&scripts.floor]).map(|script| (script, false)).chain(of_quorum);
+        let called: Vec<(&str, bool)> = all
+            .flat_map(|(script, quorum)| script.body.split("call('").skip(1).map(move |call| (call, quorum)))
+            .collect();
         assert!(called.len() > 40, "{}", called.len());
-        for call in called {
+        for (call, quorum) in called {
             let command = call.split('\'').next().unwrap();
             let asked = |(step, words): &(Step, &[&[u8]])| {
                 let (Step::Right(name) | Step::Wish(name, _)) = step else { return false };
                 *name == command && words[0] == command.as_bytes()
             };
-            assert!(RIGHTS.iter().any(asked), "{command}");
+            assert!(RIGHTS.iter().any(asked) || quorum && RIGHTS_OF_QUORUM.iter().any(asked), "{command}");
         }
     }
 }

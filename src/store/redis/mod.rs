@@ -10,6 +10,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handshake;
+mod member;
 mod resp;
 mod scripts;
 pub mod slot;
@@ -26,11 +27,14 @@ mod warnings;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+pub(in crate::store) use self::member::{Admission, Look};
 use self::scripts::Scripts;
-use self::socket::Descriptors;
+pub(in crate::store) use self::socket::{Descriptors, Noted};
+use self::stream::Stream;
 use self::warnings::Warnings;
 use super::{Connection, Store, Subscription, Unreachable};
 
@@ -160,6 +164,8 @@ struct Site {
     descriptors: Arc<Descriptors>,
     trust: tls::Trust,
     warnings: Warnings,
+    /// No more handshakes: those under way end.
+    stopped: AtomicBool,
 }
 
 /// Locks on one server.
@@ -173,10 +179,19 @@ pub struct RedisStore {
 impl RedisStore {
     /// No I/O.
     pub fn new(config: Config) -> Self {
+        Self::with_scripts(config, Scripts::new())
+    }
+
+    fn with_scripts(config: Config, scripts: Scripts) -> Self {
         let address = config.address.to_string();
         let (descriptors, trust, warnings) = (Descriptors::new(), tls::Trust::default(), Warnings::default());
-        let site = Site { config, descriptors, trust, warnings };
-        RedisStore { site, address, scripts: Arc::new(Scripts::new()), known: Mutex::default() }
+        let site = Site { config, descriptors, trust, warnings, stopped: AtomicBool::new(false) };
+        RedisStore { site, address, scripts: Arc::new(scripts), known: Mutex::default() }
+    }
+
+    fn connection(&self, stream: Stream) -> Box<dyn Connection> {
+        let (address, timeout) = (self.address.as_str().into(), self.site.config.response_timeout);
+        Box::new(connection::RedisConnection::new(stream, address, timeout, Arc::clone(&self.scripts)))
     }
 }
 
@@ -195,8 +210,7 @@ impl Store for RedisStore {
                 known.replication_id = floor.replication_id;
             }
         }
-        let (address, timeout) = (self.address.as_str().into(), self.site.config.response_timeout);
-        Ok(Box::new(connection::RedisConnection::new(stream, address, timeout, Arc::clone(&self.scripts))))
+        Ok(self.connection(stream))
     }
 
     fn subscribe(

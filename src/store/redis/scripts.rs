@@ -26,6 +26,20 @@ pub struct Scripts {
     pub leave: Script,
     /// `floor.lua`
     pub floor: Script,
+    /// What only a quorum needs.
+    pub quorum: Option<OfQuorum>,
+}
+
+/// The scripts that only a server of a quorum is sent.
+pub struct OfQuorum {
+    /// `back.lua`
+    pub back: Script,
+    /// `confirm.lua`
+    pub confirm: Script,
+    /// `look.lua`
+    pub look: Script,
+    /// `admit.lua`
+    pub admit: Script,
 }
 
 /// A script's text: its file behind the shared ones that it needs.
@@ -41,11 +55,30 @@ impl Scripts {
             release: Script::new(body!("draw", "notmine", "release")),
             leave: Script::new(body!("draw", "notmine", "leave")),
             floor: Script::new(body!("floor")),
+            quorum: None,
+        }
+    }
+
+    /// For a server of a quorum: the same steps, refused where it does not count.
+    pub fn of_quorum() -> Self {
+        Scripts {
+            join: Script::new(body!("member", "draw", "join")),
+            renew: Script::new(body!("member", "note", "notmine", "renew")),
+            release: Script::new(body!("member", "draw", "notmine", "release")),
+            leave: Script::new(body!("member", "draw", "notmine", "leave")),
+            floor: Script::new(body!("floor")),
+            quorum: Some(OfQuorum {
+                back: Script::new(body!("notmine", "back")),
+                confirm: Script::new(body!("member", "notmine", "confirm")),
+                look: Script::new(body!("look")),
+                admit: Script::new(body!("admit")),
+            }),
         }
     }
 
     /// Those that a connection uses again and again.
-    pub fn steps(&self) -> [&Script; 4] {
-        [&self.join, &self.renew, &self.release, &self.leave]
+    pub fn steps(&self) -> impl Iterator<Item = &Script> {
+        let of_quorum = self.quorum.iter().flat_map(|quorum| [&quorum.back, &quorum.confirm]);
+        [&self.join, &self.renew, &self.release, &self.leave].into_iter().chain(of_quorum)
     }
 }

@@ -36,7 +36,7 @@ const SOCKETS_MAX: usize = 16;
 pub struct Descriptors([AtomicI32; SOCKETS_MAX]);
 
 /// A place among the descriptors.
-struct Noted {
+pub struct Noted {
     all: Arc<Descriptors>,
     place: usize,
 }
@@ -47,7 +47,7 @@ impl Descriptors {
     }
 
     /// `None` where there is no place: the child would keep its copy.
-    fn note(self: &Arc<Self>, fd: RawFd) -> Option<Noted> {
+    pub fn note(self: &Arc<Self>, fd: RawFd) -> Option<Noted> {
         let free = |of: &AtomicI32| of.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         let place = self.0.iter().position(free)?;
         Some(Noted { all: Arc::clone(self), place })
