@@ -88,15 +88,8 @@ fn quorum(rest: &str, tls: Option<Tls>) -> Parsed<Vec<Config>> {
     let mut servers: Vec<Config> = Vec::new();
     for (i, host) in hosts.split(',').enumerate() {
         let number = i + 1;
-        let config = tcp(&format!("{login}{host}{behind}"), tls.clone());
-        // What is wrong with one host is said with its number; all else is wrong with all.
-        let config = config.map_err(|problem| {
-            if problem.contains("the host") || problem.contains("the port") {
-                format!("server {number}: {problem}")
-            } else {
-                problem
-            }
-        })?;
+        host_and_port(host).map_err(|problem| format!("server {number}: {problem}"))?;
+        let config = tcp(&format!("{login}{host}{behind}"), tls.clone())?;
         let place = config.address.to_string();
         if let Some(same) = servers.iter().position(|other| other.address.to_string().eq_ignore_ascii_case(&place)) {
             return Err(format!("servers {} and {number} are the same", same + 1));

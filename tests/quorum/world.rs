@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use dlock::store::Name;
+use dlock::store::name::FENCE;
+use dlock::store::{Name, TOKEN_FLOOR};
 use dlock::{Lock, Locker, Options};
 
 use crate::redis_server::RedisServer;
@@ -51,17 +52,49 @@ impl World {
         self.servers.iter().map(|server| server.cmd(&["GET", name.key()])).collect()
     }
 
+    /// Does that server count?
+    pub fn counts(&self, server: usize) -> bool {
+        let counter = self.servers[server].cmd::<Option<u64>>(&["GET", FENCE]);
+        counter.is_some_and(|counter| counter >= TOKEN_FLOOR)
+    }
+
+    /// Has that server stand still until the value is dropped.
+    pub fn stop(&self, server: usize) -> Stopped {
+        let pid = self.servers[server].pid() as libc::pid_t;
+        // SAFETY: a plain system call; the process is a child of ours.
+        unsafe { libc::kill(pid, libc::SIGSTOP) };
+        Stopped(pid)
+    }
+
     pub fn queued(&self, server: usize) -> usize {
         let name = Name::new(NAME, GROUP).unwrap();
         self.servers[server].cmd(&["ZCARD", name.waiters()])
     }
 }
 
-#[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+/// A server that stands still.
+pub struct Stopped(libc::pid_t);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGCONT) };
+    }
+}
+
+/// Does `condition` come to hold in that time?
+pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + time;
     while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
+    true
+}
+
+#[track_caller]
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(within(PATIENCE, condition), "never: {what}");
 }

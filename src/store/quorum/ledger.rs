@@ -2,7 +2,7 @@
 //! while something of them is under way, and which releases a server has yet to be told. Does no I/O.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::{Acquisition, Request, TOKEN_FLOOR};
@@ -15,6 +15,9 @@ pub struct Ledger {
     highest: AtomicU64,
     /// How long a key may live after all that was asked for it, in milliseconds.
     lease_ms: AtomicU64,
+    links: AtomicU64,
+    /// How many acquisitions have something that is to be undone, should it come in.
+    to_undo: AtomicUsize,
     inner: Mutex<Inner>,
 }
 
@@ -26,10 +29,21 @@ struct Inner {
     owed: Vec<Vec<(Request, Time)>>,
 }
 
+/// Links are told apart by a bit each; those of more than 64 share some.
 #[derive(Default)]
 struct Open {
     rounds: usize,
-    given_up: bool,
+    /// On which links there were rounds.
+    links: u64,
+    /// On which of them something went out behind the rounds that gives the acquisition up.
+    given_up: u64,
+}
+
+impl Open {
+    /// May an answer come in that has to be undone?
+    fn is_to_undo(&self) -> bool {
+        self.given_up != 0 && self.links & !self.given_up != 0
+    }
 }
 
 /// More than that is not kept for one server: the leases see to the rest.
@@ -40,7 +54,13 @@ impl Ledger {
     pub fn new(servers: usize, lease_ms: u64) -> Self {
         let inner = Inner { owed: vec![Vec::new(); servers], ..Inner::default() };
         let highest = AtomicU64::new(TOKEN_FLOOR);
-        Ledger { highest, lease_ms: AtomicU64::new(lease_ms), inner: Mutex::new(inner) }
+        Ledger {
+            highest,
+            lease_ms: AtomicU64::new(lease_ms),
+            links: AtomicU64::new(0),
+            to_undo: AtomicUsize::new(0),
+            inner: Mutex::new(inner),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -67,29 +87,56 @@ impl Ledger {
         self.lease_ms.load(Ordering::Relaxed)
     }
 
-    pub(super) fn opens(&self, acquisition: Acquisition) {
-        self.inner().open.entry(acquisition).or_default().rounds += 1;
+    /// The bit of a new link.
+    pub(super) fn link(&self) -> u64 {
+        1 << (self.links.fetch_add(1, Ordering::Relaxed) % 64)
+    }
+
+    /// Changes what is known of an acquisition, and counts.
+    fn change(&self, acquisition: Acquisition, change: impl FnOnce(&mut Open)) {
+        let mut inner = self.inner();
+        let open = inner.open.entry(acquisition).or_default();
+        let before = open.is_to_undo();
+        change(open);
+        let gone = open.rounds == 0;
+        match (before, open.is_to_undo() && !gone) {
+            (false, true) => self.to_undo.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.to_undo.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        if gone {
+            inner.open.remove(&acquisition);
+        }
+    }
+
+    pub(super) fn opens(&self, acquisition: Acquisition, link: u64) {
+        self.change(acquisition, |open| {
+            open.rounds += 1;
+            open.links |= link;
+        });
     }
 
     pub(super) fn closes(&self, acquisition: Acquisition) {
-        let mut inner = self.inner();
-        if let Some(open) = inner.open.get_mut(&acquisition) {
-            open.rounds -= 1;
-            if open.rounds == 0 {
-                inner.open.remove(&acquisition);
-            }
-        }
+        self.change(acquisition, |open| open.rounds -= 1);
     }
 
-    /// What of it may still come in is to be undone.
-    pub(super) fn gives_up(&self, acquisition: Acquisition) {
-        if let Some(open) = self.inner().open.get_mut(&acquisition) {
-            open.given_up = true;
-        }
+    /// What of it may still come in on other links is to be undone; on this one that is on its way.
+    pub(super) fn gives_up(&self, acquisition: Acquisition, link: u64) {
+        self.change(acquisition, |open| open.given_up |= link);
+    }
+
+    /// Is what has come in on this link to be undone?
+    pub(super) fn is_to_undo(&self, acquisition: Acquisition, link: u64) -> bool {
+        self.inner().open.get(&acquisition).is_some_and(|open| open.given_up != 0 && open.given_up & link == 0)
     }
 
     pub(super) fn is_given_up(&self, acquisition: Acquisition) -> bool {
-        self.inner().open.get(&acquisition).is_some_and(|open| open.given_up)
+        self.inner().open.get(&acquisition).is_some_and(|open| open.given_up != 0)
+    }
+
+    /// May any answer come in, on whatever link, that has to be undone?
+    pub(super) fn awaits_undoing(&self) -> bool {
+        self.to_undo.load(Ordering::Relaxed) > 0
     }
 
     /// That server has not answered a release: it is to be told again, until nothing is left there to be released.

@@ -106,7 +106,6 @@ struct Round {
     over: bool,
     /// A majority has renewed: who lacks the key is to take it.
     repairs: bool,
-    given_back: bool,
     /// Waiters of this locker that a release named.
     named: Vec<Acquisition>,
     /// Requests to servers without an answer.
@@ -118,6 +117,8 @@ pub struct Votes {
     names: Arc<[String]>,
     majority: usize,
     ledger: Arc<Ledger>,
+    /// This link's bit in the ledger.
+    link: u64,
     up: Vec<bool>,
     /// Servers that missed the end of a pause, until they have answered all that they were asked.
     slow: Vec<bool>,
@@ -138,6 +139,7 @@ impl Votes {
         Votes {
             names,
             majority: servers / 2 + 1,
+            link: ledger.link(),
             ledger,
             up: vec![false; servers],
             slow: vec![false; servers],
@@ -170,9 +172,9 @@ impl Votes {
         self.rounds.keys().copied().collect()
     }
 
-    /// Is there no round without an answer? Late answers are not waited for.
+    /// Is there no round without an answer? Late answers are not waited for, unless one may have to be undone.
     pub fn is_idle(&self) -> bool {
-        self.rounds.is_empty()
+        self.rounds.is_empty() && (self.late.is_empty() || !self.ledger.awaits_undoing())
     }
 
     /// When [`tick`](Self::tick) must be called.
@@ -221,12 +223,12 @@ impl Votes {
             Op::Join { place, queue: true, .. } if *place < TOKEN_FLOOR => *place = self.ledger.place(),
             Op::Release { leave } => {
                 *leave = true;
-                self.ledger.gives_up(request.acquisition);
+                self.ledger.gives_up(request.acquisition, self.link);
             }
             Op::Renew { lease_ms } => self.ledger.uses(*lease_ms),
             _ => {}
         }
-        self.ledger.opens(request.acquisition);
+        self.ledger.opens(request.acquisition, self.link);
         self.rounds.insert(
             id,
             Round {
@@ -239,7 +241,6 @@ impl Votes {
                 due: None,
                 over: false,
                 repairs: false,
-                given_back: false,
                 named: Vec::new(),
                 open: 0,
             },
@@ -371,6 +372,7 @@ impl Votes {
                     }
                 }
             }
+            Reply::Queued { .. } if late => self.undo_if_given_up(server, id),
             Reply::NotMine(Holder::Nobody) if round.repairs => {
                 round.set_vote(server, Vote::Said(reply));
                 self.repair(server, id);
@@ -396,12 +398,11 @@ impl Votes {
         }
     }
 
-    /// A server has taken the lock after all.
+    /// A server has taken the lock, or queued, after all. What was given up on this link went out behind that request.
     fn undo_if_given_up(&mut self, server: usize, id: RequestId) {
-        let ledger = Arc::clone(&self.ledger);
+        let (ledger, link) = (Arc::clone(&self.ledger), self.link);
         let Some(round) = self.round(id) else { return };
-        // Where the round was given back, that goes out on this connection behind it.
-        if !round.given_back && ledger.is_given_up(round.request.acquisition) {
+        if ledger.is_to_undo(round.request.acquisition, link) {
             let request = Request { op: Op::Back, ..round.request.clone() };
             self.ask(server, Some(id), Purpose::GiveUp, request);
         }
@@ -441,9 +442,8 @@ impl Votes {
     /// Gives up at every server what it took or will take of a round.
     fn give_back(&mut self, id: RequestId, op: Op) {
         let Some(round) = self.rounds.get_mut(&id) else { return };
-        round.given_back = true;
         let request = Request { op, ..round.request.clone() };
-        self.ledger.gives_up(request.acquisition);
+        self.ledger.gives_up(request.acquisition, self.link);
         for server in (0..self.up.len()).filter(|&server| self.up[server]).collect::<Vec<_>>() {
             self.ask(server, Some(id), Purpose::GiveUp, request.clone());
         }

@@ -39,7 +39,7 @@ pub struct History<L, W> {
     /// Since when there are no faults, and how long a waiter may wait from then on.
     calm: Option<(Time, Time)>,
     pub counts: Counts,
-    record: Option<Box<dyn Write>>,
+    record: Option<Box<dyn Write + Send>>,
 }
 
 /// What a history amounted to.
@@ -103,7 +103,7 @@ impl<L, W> Default for History<L, W> {
 
 impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
     /// Writes down all that it is told from now on, in the format of [`crate::file`].
-    pub fn record(&mut self, mut to: Box<dyn Write>) {
+    pub fn record(&mut self, mut to: Box<dyn Write + Send>) {
         writeln!(to, "{VERSION}").expect("the history can be written");
         self.record = Some(to);
     }
@@ -334,7 +334,7 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         Self::write_down(&mut self.record, event);
     }
 
-    fn write_down<'a>(record: &mut Option<Box<dyn Write>>, event: impl FnOnce() -> Event<&'a L, &'a W, &'a str>)
+    fn write_down<'a>(record: &mut Option<Box<dyn Write + Send>>, event: impl FnOnce() -> Event<&'a L, &'a W, &'a str>)
     where
         L: 'a,
         W: 'a,
