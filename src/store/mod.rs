@@ -241,6 +241,10 @@ pub trait Connection: Send {
     fn pending(&self) -> Vec<RequestId>;
     /// Is there no request without a reply?
     fn is_idle(&self) -> bool;
+    /// Is something outstanding that nobody waits for, and that a turn is to be made for when it comes?
+    fn has_late(&self) -> bool {
+        false
+    }
     /// What to poll for reading; `None` where [`turn`](Connection::turn) never waits.
     fn fd(&self) -> Option<RawFd>;
     /// Is there something unwritten? Then poll for writing too.

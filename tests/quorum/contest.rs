@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dlock::{Lock, Locker, Status};
 use dlock_history::checker::{Counts, History, HoldingId, Time};
 
-use crate::world::{NAME, PATIENCE, World, eventually, within};
+use crate::world::{NAME, PATIENCE, World, eventually};
 
 /// The first violation ends it.
 pub struct Contest {
@@ -73,7 +73,7 @@ impl Contest {
             drop(history);
             self.served.fetch_add(1, Ordering::SeqCst);
             if kind.is_multiple_of(397) {
-                self.hold(lock, holding, Duration::from_millis(2 * lease_ms)); // only renewals keep it
+                self.hold(lock, holding, Duration::from_millis(lease_ms * 5 / 4)); // only renewals keep it
             }
             let (now, mut history) = self.told();
             history.write(now, holding).unwrap();
@@ -124,17 +124,16 @@ pub fn run(world: &mut World, lockers: usize, threads: usize, faults: impl FnOnc
         faults(world, &contest);
         contest.go_on(200);
     });
-    for locker in &lockers {
-        let lock = world.handle(locker);
-        lock.acquire_timeout(PATIENCE.as_millis() as u64).expect("the lock can still be had");
-        lock.release().unwrap();
-    }
-    drop(lockers);
-    for (i, server) in world.servers.iter().enumerate() {
-        let clean = || server.keys() == [":dlock:quorum"];
-        let what = || format!("server {i} is left with its counter: {:?}", server.keys());
-        assert!(within(PATIENCE, clean), "never: {}", what());
-    }
+    // What a server did late may be met by a release only (rule 11).
+    let clean = || {
+        for locker in &lockers {
+            let lock = world.handle(locker);
+            lock.acquire_timeout(PATIENCE.as_millis() as u64).expect("the lock can still be had");
+            lock.release().unwrap();
+        }
+        world.servers.iter().all(|server| server.keys() == [":dlock:quorum"])
+    };
+    eventually("nothing is left but the counters", clean);
     let history = contest.history.into_inner().unwrap();
     history.counts
 }

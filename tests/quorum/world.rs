@@ -82,19 +82,11 @@ impl Drop for Stopped {
     }
 }
 
-/// Does `condition` come to hold in that time?
-pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + time;
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        if Instant::now() >= deadline {
-            return false;
-        }
+        assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
-    true
-}
-
-#[track_caller]
-pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    assert!(within(PATIENCE, condition), "never: {what}");
 }

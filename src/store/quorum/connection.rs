@@ -162,6 +162,10 @@ impl Connection for QuorumConnection {
         self.votes.is_idle()
     }
 
+    fn has_late(&self) -> bool {
+        self.votes.has_late()
+    }
+
     fn fd(&self) -> Option<RawFd> {
         Some(self.poller.fd())
     }

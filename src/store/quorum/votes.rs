@@ -172,9 +172,14 @@ impl Votes {
         self.rounds.keys().copied().collect()
     }
 
-    /// Is there no round without an answer? Late answers are not waited for, unless one may have to be undone.
+    /// Is there no round without an answer?
     pub fn is_idle(&self) -> bool {
-        self.rounds.is_empty() && (self.late.is_empty() || !self.ledger.awaits_undoing())
+        self.rounds.is_empty()
+    }
+
+    /// Is there a late answer that may have to be undone?
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty() && self.ledger.awaits_undoing()
     }
 
     /// When [`tick`](Self::tick) must be called.
