@@ -75,6 +75,8 @@ pub struct MemoryServer {
     /// The server's clock at time 0, in microseconds since 1970.
     epoch_us: u64,
     sweep_at: usize,
+    /// One of several: without its counter it does not count, and lifts it by no step.
+    of_quorum: bool,
 }
 
 impl MemoryServer {
@@ -87,7 +89,18 @@ impl MemoryServer {
             channels: HashMap::new(),
             epoch_us,
             sweep_at: SWEEP_AT_LEAST,
+            of_quorum: false,
         }
+    }
+
+    /// The same as a server of a quorum, which does not count before its counter is set.
+    pub fn of_quorum(epoch_us: u64) -> Self {
+        MemoryServer { of_quorum: true, ..MemoryServer::new(epoch_us) }
+    }
+
+    /// Does it count in its quorum?
+    pub fn counts(&self) -> bool {
+        self.counter.is_some_and(|counter| counter >= TOKEN_FLOOR)
     }
 
     /// What a locker does before its first draw on a connection: lifts the counter above the server's clock and the
@@ -104,6 +117,10 @@ impl MemoryServer {
 
     /// Carries out one step, and appends what it publishes, with the channel, to `published`.
     pub fn execute(&mut self, now_us: u64, request: &Request, published: &mut Vec<(Arc<str>, Push)>) -> Reply {
+        if self.of_quorum && !self.counts() && !matches!(request.op, Op::Try { .. } | Op::Back | Op::Inspect) {
+            let text = "NOTMEMBER the server has lost its data and does not count".to_owned();
+            return Reply::Error(ServerError { class: ErrorClass::Reconnect, text });
+        }
         match request.op {
             Op::Try { lease_ms } => self.try_once(now_us, request, lease_ms),
             Op::Join { lease_ms, place, queue } => self.join(now_us, request, lease_ms, place, queue),
@@ -300,7 +317,8 @@ impl MemoryServer {
         if self.look(now_us, request) != Found::Mine {
             return self.not_mine(now_us, request);
         }
-        self.counter = self.counter.map(|counter| counter.max(token));
+        let Some(counter) = &mut self.counter else { return Reply::Error(no_integer()) };
+        *counter = token.max(*counter);
         Reply::Confirmed
     }
 
@@ -429,10 +447,7 @@ impl MemoryServer {
 
     /// The next number, wherever the counter stands.
     fn increment(&mut self) -> Result<u64, ServerError> {
-        let Some(counter) = &mut self.counter else {
-            let text = format!("ERR value is not an integer or out of range ({FENCE})");
-            return Err(ServerError { class: ErrorClass::Report, text });
-        };
+        let counter = self.counter.as_mut().ok_or_else(no_integer)?;
         *counter += 1;
         Ok(*counter)
     }
@@ -538,6 +553,11 @@ impl MemoryServer {
         self.queues.retain(|_, queue| now_us < queue.expires_us);
         self.sweep_at = SWEEP_AT_LEAST.max(2 * self.keys.len());
     }
+}
+
+fn no_integer() -> ServerError {
+    let text = format!("ERR value is not an integer or out of range ({FENCE})");
+    ServerError { class: ErrorClass::Report, text }
 }
 
 /// That many milliseconds later.

@@ -1,7 +1,7 @@
 //! What all links of one locker to its quorum know in common: the highest number seen, which acquisitions are given up
 //! while something of them is under way, and which releases a server has yet to be told. Does no I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +26,7 @@ struct Inner {
     /// Acquisitions with rounds of which an answer is outstanding.
     open: HashMap<Acquisition, Open>,
     /// For each server, what it has not answered, and until when it is of use to say it again.
-    owed: Vec<Vec<(Request, Time)>>,
+    owed: Vec<VecDeque<(Request, Time)>>,
 }
 
 /// Links are told apart by a bit each; those of more than 64 share some.
@@ -52,7 +52,7 @@ const OWED_MAX: usize = 10_000;
 impl Ledger {
     /// Of a locker with leases of that length.
     pub fn new(servers: usize, lease_ms: u64) -> Self {
-        let inner = Inner { owed: vec![Vec::new(); servers], ..Inner::default() };
+        let inner = Inner { owed: vec![VecDeque::new(); servers], ..Inner::default() };
         let highest = AtomicU64::new(TOKEN_FLOOR);
         Ledger {
             highest,
@@ -144,10 +144,10 @@ impl Ledger {
         let until = now + self.lease_ms() * 1_000;
         let mut inner = self.inner();
         let owed = &mut inner.owed[server];
-        owed.retain(|(_, until)| *until > now);
-        if owed.len() < OWED_MAX {
-            owed.push((request, until));
+        while owed.front().is_some_and(|(_, until)| *until <= now) || owed.len() >= OWED_MAX {
+            owed.pop_front();
         }
+        owed.push_back((request, until));
     }
 
     /// What that server is to be told.

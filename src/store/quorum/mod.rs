@@ -7,7 +7,7 @@
 mod connection;
 mod keeper;
 pub mod ledger;
-mod messages;
+pub mod messages;
 mod poller;
 mod subscription;
 pub mod votes;

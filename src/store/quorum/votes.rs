@@ -314,7 +314,11 @@ impl Votes {
         }
     }
 
+    /// Asks a server, if it is connected.
     fn ask(&mut self, server: usize, round: Option<RequestId>, purpose: Purpose, request: Request) {
+        if !self.up[server] {
+            return;
+        }
         let id = RequestId(self.next);
         self.next += 1;
         self.outstanding[server] += 1;
@@ -554,6 +558,7 @@ impl Votes {
                 round.confirmations[server] = match number.cmp(&token) {
                     std::cmp::Ordering::Equal => Confirmation::Given,
                     std::cmp::Ordering::Greater => Confirmation::Refused,
+                    std::cmp::Ordering::Less if !self.up[server] => Confirmation::Refused,
                     std::cmp::Ordering::Less => {
                         confirm.push(server);
                         Confirmation::Awaited

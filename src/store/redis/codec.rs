@@ -2,7 +2,7 @@
 
 use super::error::classify;
 use super::resp::{self, Value};
-use super::scripts::{OfQuorum, Script, Scripts};
+use super::scripts::{Script, Scripts};
 use crate::store::name::{FENCE, MEMBERSHIP};
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, ServerError};
 
@@ -60,12 +60,12 @@ impl Encoder {
                 resp::number(out, lease_ms);
             }
             Op::Back => {
-                call(out, &of_quorum(scripts).back, with_text, &all[..2], 2);
+                call(out, &scripts.back, with_text, &all[..2], 2);
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
             }
             Op::Confirm { token } => {
-                call(out, &of_quorum(scripts).confirm, with_text, &all, 2);
+                call(out, &scripts.confirm, with_text, &all, 2);
                 resp::bytes(out, acquisition);
                 resp::number(out, token);
             }
@@ -87,10 +87,6 @@ impl Encoder {
         self.member.push(b'@');
         self.member.extend_from_slice(request.seat.channel.as_bytes());
     }
-}
-
-fn of_quorum(scripts: &Scripts) -> &OfQuorum {
-    scripts.quorum.as_ref().expect("asked of a quorum's servers only")
 }
 
 fn encode_try(out: &mut Vec<u8>, key: &[u8], acquisition: &[u8], lease_ms: u64) {
