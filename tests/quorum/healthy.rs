@@ -1,5 +1,6 @@
 //! All servers are there.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use dlock::Status;
@@ -33,16 +34,36 @@ fn a_waiter_is_woken_by_the_release() {
     let world = World::new(3, 1_000);
     let (one, two) = (world.locker(), world.locker());
     let (a, b) = (world.handle(&one), world.handle(&two));
-    for _ in 0..50 {
+    for _ in 0..20 {
         a.acquire().unwrap();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| b.acquire());
             eventually("the waiter is queued", || world.queued(1) == 1);
-            let begun = std::time::Instant::now();
             a.release().unwrap();
             waiting.join().unwrap().unwrap();
-            eprintln!("{:?}", begun.elapsed());
         });
         b.release().unwrap();
     }
+}
+
+#[test]
+fn waiters_are_served_in_the_order_of_their_arrival() {
+    let world = World::new(3, 1_000);
+    let lockers: Vec<_> = (0..4).map(|_| world.locker()).collect();
+    let first = world.handle(&lockers[0]);
+    first.acquire().unwrap();
+    let order = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for waiter in 0..8 {
+            let (lock, order) = (world.handle(&lockers[waiter % lockers.len()]), &order);
+            scope.spawn(move || {
+                lock.acquire().unwrap();
+                order.lock().unwrap().push(waiter);
+                lock.release().unwrap();
+            });
+            eventually("it is queued everywhere", || (0..3).all(|server| world.queued(server) == waiter + 1));
+        }
+        first.release().unwrap();
+    });
+    assert_eq!(*order.lock().unwrap(), Vec::from_iter(0..8));
 }

@@ -9,3 +9,4 @@ mod world;
 
 mod faults;
 mod healthy;
+mod membership;

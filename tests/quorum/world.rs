@@ -22,7 +22,12 @@ pub struct World {
 impl World {
     /// So many servers, for lockers with leases of that length. New servers do not count before they are that old.
     pub fn new(servers: usize, lease_ms: u64) -> Self {
-        World { servers: (0..servers).map(|_| RedisServer::start(&[])).collect(), lease_ms }
+        Self::with(servers, lease_ms, &[])
+    }
+
+    /// With further arguments for the servers.
+    pub fn with(servers: usize, lease_ms: u64, arguments: &[&str]) -> Self {
+        World { servers: (0..servers).map(|_| RedisServer::start(arguments)).collect(), lease_ms }
     }
 
     pub fn url(&self) -> String {

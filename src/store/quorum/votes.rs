@@ -77,6 +77,8 @@ enum Purpose {
     Repair,
     /// Give up: what of a round comes to nothing, or what a server was not told in time.
     GiveUp,
+    /// Bring counters in step. Nobody waits for it.
+    Level,
     /// The same at a server that does not count: its connection is to end.
     Dismiss,
 }
@@ -87,6 +89,8 @@ struct Asked {
     /// None: what was owed.
     round: Option<RequestId>,
     purpose: Purpose,
+    /// Was it asked while the round was still to draw its place?
+    draws: bool,
     /// Kept where it may have to be said again.
     request: Option<Request>,
 }
@@ -104,6 +108,8 @@ struct Round {
     due: Option<Time>,
     /// That time has come.
     over: bool,
+    /// A join without a place: it is preceded by a try, whose numbers are the place.
+    draws: bool,
     /// A majority has renewed: who lacks the key is to take it.
     repairs: bool,
     /// Waiters of this locker that a release named.
@@ -211,6 +217,7 @@ impl Votes {
             let Some(round) = self.round(id) else { continue };
             round.open -= 1;
             match asked.purpose {
+                _ if asked.draws != round.draws => {}
                 Purpose::Vote => round.set_vote(server, Vote::Absent),
                 Purpose::Confirm => round.set_confirmation(server, Confirmation::Refused),
                 _ => {}
@@ -225,7 +232,6 @@ impl Votes {
     pub fn start(&mut self, now: Time, id: RequestId, mut request: Request) {
         let servers = self.up.len();
         match &mut request.op {
-            Op::Join { place, queue: true, .. } if *place < TOKEN_FLOOR => *place = self.ledger.place(),
             Op::Release { leave } => {
                 *leave = true;
                 self.ledger.gives_up(request.acquisition, self.link);
@@ -233,6 +239,7 @@ impl Votes {
             Op::Renew { lease_ms } => self.ledger.uses(*lease_ms),
             _ => {}
         }
+        let draws = matches!(request.op, Op::Join { place: 0..TOKEN_FLOOR, queue: true, .. });
         self.ledger.opens(request.acquisition, self.link);
         self.rounds.insert(
             id,
@@ -245,46 +252,82 @@ impl Votes {
                 token: None,
                 due: None,
                 over: false,
+                draws,
                 repairs: false,
                 named: Vec::new(),
                 open: 0,
             },
         );
-        for server in 0..servers {
-            if self.up[server] {
-                self.rounds.get_mut(&id).expect("just begun").votes[server] = Vote::Awaited;
-                self.ask(server, Some(id), Purpose::Vote, request.clone());
-            } else if matches!(request.op, Op::Release { .. }) {
-                self.ledger.owes(now, server, request.clone());
+        let first = match request.op {
+            Op::Join { lease_ms, .. } if draws => Request { op: Op::Try { lease_ms }, ..request },
+            _ => request,
+        };
+        self.ask_all(id, &first);
+        if matches!(first.op, Op::Release { .. }) {
+            for server in (0..servers).filter(|&server| !self.up[server]) {
+                self.ledger.owes(now, server, first.clone());
             }
         }
         self.judge(now, id);
     }
 
+    /// Asks all servers for their vote.
+    fn ask_all(&mut self, id: RequestId, request: &Request) {
+        for server in (0..self.up.len()).filter(|&server| self.up[server]).collect::<Vec<_>>() {
+            if let Some(round) = self.rounds.get_mut(&id) {
+                round.votes[server] = Vote::Awaited;
+            }
+            self.ask(server, Some(id), Purpose::Vote, request.clone());
+        }
+    }
+
+    /// The try that precedes a join without a place has not taken the lock: the join itself, under the same attempt. What the
+    /// try took at some servers is found by it.
+    fn queue_up(&mut self, id: RequestId) {
+        let place = self.ledger.place();
+        let Some(round) = self.rounds.get_mut(&id) else { return };
+        let Op::Join { lease_ms, queue, .. } = round.request.op else { return };
+        round.request.op = Op::Join { lease_ms, place: place.max(round.place()), queue };
+        round.draws = false;
+        round.votes.fill(Vote::Absent);
+        round.confirmations.fill(Confirmation::None);
+        round.taken.clear();
+        (round.token, round.due, round.over) = (None, None, false);
+        let request = round.request.clone();
+        self.ask_all(id, &request);
+    }
+
     /// A server's answer.
     pub fn answer(&mut self, now: Time, id: RequestId, reply: Reply) {
-        let Some(Asked { server, round, purpose, request }) = self.asked.remove(&id) else { return };
+        let Some(Asked { server, round, purpose, draws, request }) = self.asked.remove(&id) else { return };
         self.outstanding[server] -= 1;
         if self.outstanding[server] == 0 {
             self.slow[server] = false;
         }
         if let Reply::Error(ServerError { class: ErrorClass::Reconnect, .. }) = &reply {
             // It has lost its data, is loading it, or is a replica now: no answer. What it was to give up is owed.
-            self.asked.insert(id, Asked { server, round, purpose, request });
+            self.asked.insert(id, Asked { server, round, purpose, draws, request });
             self.outstanding[server] += 1;
             self.out.push_back(Out::Drop { server });
             return;
         }
-        if let Some(round) = round.and_then(|id| self.round(id)) {
-            round.open -= 1;
-            if purpose == Purpose::Confirm {
-                let given = reply == Reply::Confirmed;
-                round.set_confirmation(server, if given { Confirmation::Given } else { Confirmation::Refused });
+        // An answer to the try that preceded a join counts no more: the join has asked anew.
+        let current = match round.and_then(|id| self.round(id)) {
+            None => true,
+            Some(round) => {
+                round.open -= 1;
+                let current = round.draws == draws;
+                if purpose == Purpose::Confirm && current {
+                    let given = reply == Reply::Confirmed;
+                    round.set_confirmation(server, if given { Confirmation::Given } else { Confirmation::Refused });
+                }
+                current
             }
-        }
+        };
         match purpose {
+            Purpose::Vote if !current => self.ledger.saw(number(&reply)),
             Purpose::Vote => self.take_vote(server, round.expect("a vote is of a round"), reply),
-            Purpose::Confirm => {}
+            Purpose::Confirm | Purpose::Level => {}
             Purpose::Repair => {
                 if let Some(id) = round
                     && let Reply::Taken { .. } = reply
@@ -322,12 +365,14 @@ impl Votes {
         let id = RequestId(self.next);
         self.next += 1;
         self.outstanding[server] += 1;
+        let mut draws = false;
         if let Some(round) = round.and_then(|id| self.round(id)) {
             round.open += 1;
+            draws = round.draws;
         }
         let again = purpose == Purpose::GiveUp || matches!(request.op, Op::Release { .. });
         let kept = again.then(|| request.clone());
-        self.asked.insert(id, Asked { server, round, purpose, request: kept });
+        self.asked.insert(id, Asked { server, round, purpose, draws, request: kept });
         self.out.push_back(Out::Send { server, id, request });
     }
 
@@ -350,6 +395,7 @@ impl Votes {
                 round.set_vote(server, Vote::Said(reply));
                 round.taken.push((server, token));
                 if late {
+                    self.level(server, id, token);
                     self.undo_if_given_up(server, id);
                 }
             }
@@ -414,6 +460,18 @@ impl Votes {
         if ledger.is_to_undo(round.request.acquisition, link) {
             let request = Request { op: Op::Back, ..round.request.clone() };
             self.ask(server, Some(id), Purpose::GiveUp, request);
+        }
+    }
+
+    /// A server has drawn another number than the token after the round was decided: brings the counters in step, so that
+    /// the next round needs no confirmation, and places are in the order of arrival.
+    fn level(&mut self, server: usize, id: RequestId, number: u64) {
+        let Some(round) = self.round(id) else { return };
+        let Some(token) = round.token.filter(|&token| token != number) else { return };
+        let request = Request { op: Op::Confirm { token: token.max(number) }, ..round.request.clone() };
+        let behind = |other: usize| if number < token { other == server } else { other != server };
+        for other in (0..self.up.len()).filter(|&other| behind(other)) {
+            self.ask(other, Some(id), Purpose::Level, request.clone());
         }
     }
 
@@ -517,6 +575,10 @@ impl Votes {
         }
         let any_taken = !round.taken.is_empty();
         let op = round.request.op;
+        if round.draws && said >= majority {
+            self.queue_up(id);
+            return None;
+        }
         if said < majority {
             let error = self.too_few(round);
             // Where nothing is to be undone, or the same attempt goes on or is released by the engine.
@@ -570,10 +632,14 @@ impl Votes {
         let (given, asked) = (count(Confirmation::Given), count(Confirmation::Awaited));
         let request = Request { op: Op::Confirm { token }, ..round.request.clone() };
         let leaves = matches!(round.request.op, Op::Leave { .. });
-        let (place, holder) = (round.place(), round.most_named());
+        let (place, holder, draws) = (round.place(), round.most_named(), round.draws);
         let queues = matches!(round.request.op, Op::Join { queue: true, .. });
         if given >= majority {
             return Some(Reply::Taken { token });
+        }
+        if given + asked + awaited < majority && draws {
+            self.queue_up(id);
+            return None;
         }
         if given + asked + awaited < majority {
             self.give_back(id, if queues { Op::Back } else { Op::Release { leave: true } });
@@ -700,12 +766,7 @@ impl Round {
 
     /// The largest number that the votes carry, or 0.
     fn place(&self) -> u64 {
-        let place = |reply: &Reply| match reply {
-            Reply::Taken { token } => *token,
-            Reply::Held { place, .. } | Reply::Queued { place, .. } => *place,
-            _ => 0,
-        };
-        self.said().map(place).max().unwrap_or(0)
+        self.said().map(number).max().unwrap_or(0)
     }
 
     fn waiters(&self) -> u64 {
@@ -745,6 +806,15 @@ impl Round {
 
     fn most_named(&self) -> Holder {
         self.named_most_often().1
+    }
+}
+
+/// The number that a vote carries, or 0.
+fn number(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Taken { token } => *token,
+        Reply::Held { place, .. } | Reply::Queued { place, .. } => *place,
+        _ => 0,
     }
 }
 
