@@ -120,9 +120,9 @@ pub fn run(world: &mut World, lockers: usize, threads: usize, faults: impl FnOnc
             });
         }
         let _ends = Ends(&contest);
-        contest.go_on(200);
+        contest.go_on(50);
         faults(world, &contest);
-        contest.go_on(200);
+        contest.go_on(50);
     });
     // What a server did late may be met by a release only (rule 11).
     let clean = || {

@@ -266,6 +266,9 @@ impl MemoryServer {
 
     /// Join, re-check and retry.
     fn join(&mut self, now_us: u64, request: &Request, lease_ms: u64, place: u64, queue: bool) -> Reply {
+        if self.of_quorum {
+            self.counter = self.counter.map(|counter| counter.max(place));
+        }
         match self.look(now_us, request) {
             Found::Foreign(remaining_ms) => Reply::Foreign { remaining_ms },
             Found::Higher if !planted(Bug::StaleJoinTakes) => Reply::Stale,

@@ -331,12 +331,13 @@ impl<T> Inbox<T> {
     /// Why too few servers can be used.
     pub fn why(&self, shared: &Shared) -> Unreachable {
         let state = self.state();
-        let missing = (0..state.lacking.len()).filter(|&server| state.lacking[server]);
-        let text = |server: usize| match &state.failures[server] {
-            Some(failure) => failure.text.clone(),
-            None => format!("{}: no answer yet", shared.names[server]),
-        };
-        let texts: Vec<String> = missing.map(text).collect();
+        let missing: Vec<usize> = (0..state.lacking.len()).filter(|&server| state.lacking[server]).collect();
+        let told = missing.iter().filter_map(|&server| Some(state.failures[server].as_ref()?.text.clone()));
+        let mut texts: Vec<String> = told.collect();
+        if shared.names.len() - texts.len() >= shared.majority {
+            let silent = missing.iter().filter(|&&server| state.failures[server].is_none());
+            texts.extend(silent.map(|&server| format!("{}: no answer yet", shared.names[server])));
+        }
         let (majority, servers) = (shared.majority, shared.names.len());
         Unreachable(format!("fewer than {majority} of {servers} servers can be used: {}", texts.join("; ")))
     }

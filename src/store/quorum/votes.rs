@@ -77,8 +77,6 @@ enum Purpose {
     Repair,
     /// Give up: what of a round comes to nothing, or what a server was not told in time.
     GiveUp,
-    /// Bring counters in step. Nobody waits for it.
-    Level,
     /// The same at a server that does not count: its connection is to end.
     Dismiss,
 }
@@ -327,7 +325,7 @@ impl Votes {
         match purpose {
             Purpose::Vote if !current => self.ledger.saw(number(&reply)),
             Purpose::Vote => self.take_vote(server, round.expect("a vote is of a round"), reply),
-            Purpose::Confirm | Purpose::Level => {}
+            Purpose::Confirm => {}
             Purpose::Repair => {
                 if let Some(id) = round
                     && let Reply::Taken { .. } = reply
@@ -395,7 +393,6 @@ impl Votes {
                 round.set_vote(server, Vote::Said(reply));
                 round.taken.push((server, token));
                 if late {
-                    self.level(server, id, token);
                     self.undo_if_given_up(server, id);
                 }
             }
@@ -460,18 +457,6 @@ impl Votes {
         if ledger.is_to_undo(round.request.acquisition, link) {
             let request = Request { op: Op::Back, ..round.request.clone() };
             self.ask(server, Some(id), Purpose::GiveUp, request);
-        }
-    }
-
-    /// A server has drawn another number than the token after the round was decided: brings the counters in step, so that
-    /// the next round needs no confirmation, and places are in the order of arrival.
-    fn level(&mut self, server: usize, id: RequestId, number: u64) {
-        let Some(round) = self.round(id) else { return };
-        let Some(token) = round.token.filter(|&token| token != number) else { return };
-        let request = Request { op: Op::Confirm { token: token.max(number) }, ..round.request.clone() };
-        let behind = |other: usize| if number < token { other == server } else { other != server };
-        for other in (0..self.up.len()).filter(|&other| behind(other)) {
-            self.ask(other, Some(id), Purpose::Level, request.clone());
         }
     }
 

@@ -384,19 +384,3 @@ fn a_join_without_a_place_draws_one_by_a_try_that_may_take_the_lock() {
     (0..2).for_each(|server| _ = link.answer(server, taken(N)));
     assert_eq!(link.replies, [taken(N)]);
 }
-
-#[test]
-fn counters_that_differ_are_brought_in_step() {
-    let mut link = Link::new();
-    link.start(TRY);
-    link.answer(0, taken(N));
-    link.answer(1, taken(N));
-    link.answer(2, taken(N - 5));
-    assert_eq!(link.asked(), [(2, Op::Confirm { token: N })]);
-    link.answer(2, Reply::Confirmed);
-    link.start(TRY);
-    link.answer(0, taken(N + 1));
-    link.answer(1, taken(N + 1));
-    link.answer(2, taken(N + 9));
-    assert_eq!(link.asked(), [(0, Op::Confirm { token: N + 9 }), (1, Op::Confirm { token: N + 9 })]);
-}

@@ -64,7 +64,7 @@ impl Scripts {
     /// For a server of a quorum: the same steps, refused where it does not count.
     pub fn of_quorum() -> Self {
         Scripts {
-            join: Script::new(body!("member", "draw", "join")),
+            join: Script::new(body!("member", "raise", "draw", "join")),
             renew: Script::new(body!("member", "note", "notmine", "renew")),
             release: Script::new(body!("member", "draw", "notmine", "release")),
             leave: Script::new(body!("member", "draw", "notmine", "leave")),
