@@ -121,7 +121,7 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `rediss://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
+    /// `redis://`, `rediss://`, `redis-quorum://`, `rediss-quorum://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
     /// repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {

@@ -79,6 +79,10 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// - `rediss://…`: the same with TLS. Parameters: `ca`, a file with the certificates of the CAs to trust instead of the
 ///   platform's; `cert` and `key`, files with the client's certificate and its private key; `server_name`, the name that the
 ///   server's certificate must have instead of the host's. Files are PEM, and read for each connection.
+/// - `redis-quorum://[[user]:password@]host[:port],host[:port],host[:port][/db]`: 3, 5 or 7 independent servers, of which a
+///   majority holds each lock; all else is the same for all of them. `rediss-quorum://…`: with TLS. On Linux only. Calls
+///   answer DLOCK_ERR_NOT_CONNECTED where fewer than a majority can be used, and name those that cannot; a server that was
+///   restarted or flushed cannot be used for the longest lease.
 /// - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
@@ -95,7 +99,7 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`
 /// - `DLOCK_ERR_INVALID_ARGUMENT`: `options` or `url` is NULL; `url` is not UTF-8, or none of the above; the message names
-///   what is wrong. `rediss://` in a build without TLS.
+///   what is wrong. `rediss://` or `rediss-quorum://` in a build without TLS.
 /// - `DLOCK_ERR_PANIC`
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dlock_options_set_url(

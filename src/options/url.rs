@@ -1,4 +1,4 @@
-//! A URL into what it says: where the server is, how to be let in, how to be known. Does no I/O and opens no file.
+//! A URL into what it says: where the server is, or the servers are, how to be let in, how to be known. Does no I/O and opens no file.
 //!
 //! Written by hand, since no message may repeat what could be a password: a URL that is wrong is often one whose password
 //! was not percent-encoded, and then any of its parts may be a piece of it.

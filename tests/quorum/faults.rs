@@ -27,8 +27,7 @@ fn never_two_holders_and_rising_tokens_while_servers_die_and_come_back_empty() {
             eventually("it counts again", || world.counts(server));
         }
     });
-    eprintln!("{counts:?}");
-    assert_eq!(counts.overlaps, 0);
+    assert_eq!(counts.overlaps, 0, "{counts:?}");
 }
 
 #[test]
@@ -42,8 +41,7 @@ fn never_two_holders_and_rising_tokens_while_servers_are_flushed() {
             eventually("it counts again", || world.counts(server));
         }
     });
-    eprintln!("{counts:?}");
-    assert_eq!(counts.overlaps, 0);
+    assert_eq!(counts.overlaps, 0, "{counts:?}");
 }
 
 #[test]
@@ -57,8 +55,7 @@ fn never_two_holders_and_rising_tokens_while_servers_stand_still() {
             contest.go_on(20);
         }
     });
-    eprintln!("{counts:?}");
-    assert_eq!(counts.overlaps, 0);
+    assert_eq!(counts.overlaps, 0, "{counts:?}");
 }
 
 #[test]
@@ -75,8 +72,7 @@ fn two_of_five_die_and_stand_still() {
             eventually("it counts again", || world.counts(round));
         }
     });
-    eprintln!("{counts:?}");
-    assert_eq!(counts.overlaps, 0);
+    assert_eq!(counts.overlaps, 0, "{counts:?}");
 }
 
 /// The longest of so many acquisitions and releases, each alone.
@@ -102,8 +98,13 @@ fn dead_and_stopped_servers_cost_no_time() {
     let one_stopped = slowest_pair(&world, 200);
     world.servers[3].kill();
     let one_dead_too = slowest_pair(&world, 200);
-    eprintln!("{healthy:?} {one_stopped:?} {one_dead_too:?}");
     let limit = Duration::from_millis(100); // a timeout is 5 s
     assert!(one_stopped < limit && one_dead_too < limit, "{healthy:?} {one_stopped:?} {one_dead_too:?}");
+    // A locker that is connecting to servers that do not answer can be freed all the same.
+    let locker = world.locker();
+    world.handle(&locker);
+    let begun = Instant::now();
+    drop(locker);
+    assert!(begun.elapsed() < Duration::from_secs(3), "freed after {:?}", begun.elapsed());
     drop(stopped);
 }

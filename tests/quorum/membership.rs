@@ -127,3 +127,48 @@ fn a_longer_lease_is_noted_on_all_servers_before_it_is_relied_on() {
     eventually("all servers have noted it", || (0..3).all(|server| noted(server) == PATIENCE.as_millis() as u64));
     lock.release().unwrap();
 }
+
+/// The line of the documentation that gives a user the least rights, and what a quorum's servers need besides.
+fn least_rights() -> Vec<String> {
+    let page = include_str!("../../docs/deployments.md");
+    let line = page.lines().find(|line| line.starts_with("ACL SETUSER billing ")).expect("the line to paste");
+    let (_, besides) = page.split_once("asked for these besides: `").expect("what a quorum needs");
+    let words = line.split(' ').chain(besides.split('`').next().unwrap().split(' '));
+    words.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_documented_rights_are_enough_and_each_is_needed() {
+    let world = World::new(3, 500);
+    let url = world.url().replace("redis-quorum://", "redis-quorum://billing:password@");
+    let set = |without: &str| {
+        let rights = least_rights();
+        let words: Vec<&str> = rights.iter().map(String::as_str).filter(|word| *word != without).collect();
+        for server in &world.servers {
+            let reset = [&words[..3], &["reset"], &words[3..]].concat();
+            server.cmd::<()>(&reset);
+        }
+    };
+    let mut options = world.options();
+    options.set_url(&url).unwrap();
+    set("");
+    let locker = dlock::Locker::new(&options).unwrap();
+    let (one, two) = (locker.lock("n", "billing").unwrap(), locker.lock("n", "billing").unwrap());
+    one.acquire().unwrap();
+    one.extend(1_000).unwrap();
+    assert_eq!(two.acquire_timeout(50).unwrap_err().status, Status::LockTimeout);
+    one.release().unwrap();
+    two.acquire().unwrap();
+    two.release().unwrap();
+    for server in &world.servers {
+        let denied: Vec<redis::Value> = server.cmd(&["ACL", "LOG"]);
+        assert!(denied.is_empty(), "{denied:?}");
+    }
+    for (right, named) in [("+hset", "HSET"), ("+hmget", "HMGET"), ("+hget", "HGET"), ("+hdel", "HDEL"), ("+info", "")]
+    {
+        set(right);
+        let locker = dlock::Locker::new(&options).unwrap();
+        let Err(error) = locker.lock("n", "billing") else { panic!("connected without {right}") };
+        assert!(error.status == Status::NotConnected && error.message.contains(named), "without {right}: {error}");
+    }
+}
