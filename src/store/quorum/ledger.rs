@@ -25,6 +25,8 @@ pub struct Ledger {
 struct Inner {
     /// Acquisitions with rounds of which an answer is outstanding.
     open: HashMap<Acquisition, Open>,
+    /// Released at some servers, but not at a majority: the release will be repeated.
+    partly_released: VecDeque<Acquisition>,
     /// For each server, what it has not answered, and until when it is of use to say it again.
     owed: Vec<VecDeque<(Request, Time)>>,
 }
@@ -48,6 +50,8 @@ impl Open {
 
 /// More than that is not kept for one server: the leases see to the rest.
 const OWED_MAX: usize = 10_000;
+/// More releases are not repeated at a time.
+const PARTLY_MAX: usize = 1_000;
 
 impl Ledger {
     /// Of a locker with leases of that length.
@@ -137,6 +141,23 @@ impl Ledger {
     /// May any answer come in, on whatever link, that has to be undone?
     pub(super) fn awaits_undoing(&self) -> bool {
         self.to_undo.load(Ordering::Relaxed) > 0
+    }
+
+    /// A release has been carried out at fewer than a majority.
+    pub(super) fn partly_released(&self, acquisition: Acquisition) {
+        let partly = &mut self.inner().partly_released;
+        if partly.len() == PARTLY_MAX {
+            partly.pop_front();
+        }
+        partly.push_back(acquisition);
+    }
+
+    /// Has it? Asked once.
+    pub(super) fn was_partly_released(&self, acquisition: Acquisition) -> bool {
+        let partly = &mut self.inner().partly_released;
+        let before = partly.len();
+        partly.retain(|other| *other != acquisition);
+        partly.len() < before
     }
 
     /// That server has not answered a release: it is to be told again, until nothing is left there to be released.

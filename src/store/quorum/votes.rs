@@ -396,18 +396,18 @@ impl Votes {
                     self.undo_if_given_up(server, id);
                 }
             }
-            // A number below the floor: the server has lost its data.
+            // No number, or one below the floor: the server has lost its data.
             Reply::Taken { .. } => {
                 round.set_vote(server, Vote::Absent);
+                self.ask(server, Some(id), Purpose::Dismiss, back);
+            }
+            Reply::TakenUndrawn { error } => {
+                round.set_vote(server, Vote::Failed(error));
                 self.ask(server, Some(id), Purpose::Dismiss, back);
             }
             Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
                 round.set_vote(server, Vote::Absent);
                 self.out.push_back(Out::Drop { server });
-            }
-            Reply::TakenUndrawn { error } => {
-                round.set_vote(server, Vote::Failed(error));
-                self.ask(server, Some(id), Purpose::GiveUp, back);
             }
             Reply::Again => {
                 let request = round.request.clone();
@@ -673,16 +673,24 @@ impl Votes {
 
     fn judge_release(&self, id: RequestId) -> Option<Reply> {
         let round = &self.rounds[&id];
+        let acquisition = round.request.acquisition;
+        let released = round.said().any(|reply| matches!(reply, Reply::Released { .. }));
         if round.said().count() >= self.majority {
-            return Some(if round.said().any(|reply| matches!(reply, Reply::Released { .. })) {
+            // Repeated, it may find nothing left of what it released the first time.
+            return Some(if self.ledger.was_partly_released(acquisition) || released {
                 let first = round.named.first();
                 Reply::Released { next: first.map(|&acquisition| HandOff { acquisition, token: 0 }) }
             } else {
                 Reply::NotMine(round.most_named())
             });
         }
-        let possible = round.said().count() + self.awaited(round) >= self.majority;
-        (!possible).then(|| Reply::Error(self.too_few(round)))
+        if round.said().count() + self.awaited(round) >= self.majority {
+            return None;
+        }
+        if released {
+            self.ledger.partly_released(acquisition);
+        }
+        Some(Reply::Error(self.too_few(round)))
     }
 
     fn judge_inspection(&self, id: RequestId) -> Option<Reply> {

@@ -367,6 +367,23 @@ fn a_release_that_a_server_was_not_told_is_told_when_it_is_back() {
 }
 
 #[test]
+fn a_release_that_ran_at_too_few_servers_is_repeated_and_was_the_holders() {
+    let ledger = Arc::new(Ledger::new(3, LEASE_MS));
+    let (mut link, mut other) = (Link::with(&ledger), Link::with(&ledger));
+    link.start(RELEASE);
+    link.answer(0, RELEASED);
+    link.lost(1);
+    link.lost(2);
+    assert!(matches!(link.replies[..], [Reply::Error(ServerError { class: ErrorClass::Retry, .. })]));
+    for expected in [RELEASED, NOBODY] {
+        other.start(RELEASE);
+        (0..2).for_each(|server| _ = other.answer(server, NOBODY));
+        assert_eq!(other.replies.pop(), Some(expected));
+        other.answer(2, NOBODY);
+    }
+}
+
+#[test]
 fn a_join_without_a_place_draws_one_by_a_try_that_may_take_the_lock() {
     let join = |place| Op::Join { lease_ms: LEASE_MS, place, queue: true };
     let mut link = Link::new();
