@@ -80,7 +80,6 @@ struct Client {
     messages: Messages,
     holding: Option<HoldingId>,
     calling: bool,
-    asks: bool,
     tick_at: Time,
 }
 
@@ -154,7 +153,6 @@ impl World {
             messages: Messages::new(servers),
             holding: None,
             calling: false,
-            asks: true,
             tick_at: Time::MAX,
         });
         for link in 0..LINKS {
@@ -491,7 +489,6 @@ impl World {
             }
         };
         this.calling = true;
-        let _ = this.asks;
         this.engine.start(now, this.handle, operation, ()).unwrap();
         self.settle(client);
     }

@@ -172,3 +172,34 @@ fn the_documented_rights_are_enough_and_each_is_needed() {
         assert!(error.status == Status::NotConnected && error.message.contains(named), "without {right}: {error}");
     }
 }
+
+#[test]
+fn old_data_that_contain_an_older_delay_do_not_shorten_the_new_one() {
+    let mut world = World::new(3, 900);
+    let locker = world.locker();
+    let lock = world.handle(&locker);
+    let used = |world: &World| {
+        lock.acquire().unwrap();
+        lock.release().unwrap();
+        (0..3).all(|server| world.counts(server))
+    };
+    eventually("all servers count", || used(&world));
+    world.servers[2].cmd::<()>(&["FLUSHALL"]);
+    let since = |world: &World| world.servers[2].cmd::<Option<u64>>(&["HGET", ":dlock:quorum", "since"]);
+    eventually("its delay begins", || {
+        used(&world);
+        since(&world).is_some()
+    });
+    world.servers[2].cmd::<()>(&["SAVE"]);
+    let saved = since(&world).expect("saved within the delay");
+    eventually("it counts again", || used(&world));
+    let restarted = Instant::now();
+    world.servers[2].start_again();
+    eventually("a delay of its own begins", || {
+        used(&world);
+        since(&world).is_some_and(|since| since > saved)
+    });
+    assert!(!world.counts(2), "it counts at once, by a delay that was over before");
+    eventually("it counts again", || used(&world));
+    assert!(restarted.elapsed() >= out_for(900), "it counts after {:?}", restarted.elapsed());
+}
