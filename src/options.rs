@@ -121,8 +121,8 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `rediss://`, `redis-quorum://`, `rediss-quorum://`, `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never
-    /// repeats the URL, which may hold a password.
+    /// `redis://`, `redis-quorum://`, both with TLS as `rediss…`, `redis+unix://` or `memory://`; `docs/deployments.md` has
+    /// the grammar. The error never repeats the URL, which may hold a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
             return Err(invalid("url: must not contain control characters"));

@@ -208,8 +208,9 @@ impl Shared {
         let others = self.look_at_others(server);
         let counting: Vec<&Look> = others.iter().filter(|look| look.counts).collect();
         let longest = |looks: &mut dyn Iterator<Item = u64>| looks.max().unwrap_or(0).max(mine.lease_ms);
-        let not_yet =
-            |missing: u64| Err(self.does_not_count(server, "lost its data", Some(Duration::from_millis(missing))));
+        let not_yet = |missing: u64| {
+            Err(self.does_not_count(server, "is new or lost its data", Some(Duration::from_millis(missing))))
+        };
         if counting.len() >= self.majority {
             let lease_ms = longest(&mut counting.iter().map(|look| look.lease_ms));
             let delay_ms = delay_ms(lease_ms);
@@ -220,7 +221,11 @@ impl Shared {
             return Ok(Admission { counter, since: mine.since, delay_ms, lease_ms, fresh: false });
         }
         if others.len() + 1 < self.members.len() {
-            return Err(self.does_not_count(server, "lost its data, too few others count to let it in,", None));
+            return Err(self.does_not_count(
+                server,
+                "is new or lost its data, too few others count to let it in,",
+                None,
+            ));
         }
         // More than a minority is to be let in: all must have their delay behind them.
         let lease_ms = longest(&mut others.iter().map(|look| look.lease_ms));
