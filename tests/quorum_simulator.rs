@@ -455,7 +455,7 @@ impl World {
                 self.at(at, Event::Arrives { client, link, server, epoch, id, request });
             }
             Out::Reply { id, reply } => self.clients[client].engine.reply(now, id, reply),
-            Out::Drop { server } => self.end_connection(client, link, server),
+            Out::Drop { server, .. } => self.end_connection(client, link, server),
             Out::Wake { key, acquisition } => {
                 self.clients[client].engine.push(now, dlock::store::quorum::messages::wake(key, acquisition));
             }

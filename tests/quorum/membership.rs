@@ -12,7 +12,7 @@ fn out_for(lease_ms: u64) -> Duration {
 }
 
 fn restarts(arguments: &[&str]) {
-    let mut world = World::with(3, 1_500, arguments);
+    let mut world = World::with(3, 1_000, arguments);
     let locker = world.locker();
     let lock = world.handle(&locker);
     eventually("all servers count", || {
@@ -29,7 +29,7 @@ fn restarts(arguments: &[&str]) {
     assert!(world.holders()[2].is_none());
     lock.release().unwrap();
     eventually("it counts again", || world.counts(2));
-    assert!(restarted.elapsed() >= out_for(1_500), "it counts after {:?}", restarted.elapsed());
+    assert!(restarted.elapsed() >= out_for(1_000), "it counts after {:?}", restarted.elapsed());
     let after: u64 = world.servers[2].cmd(&["GET", ":dlock:fence"]);
     assert!(after > before, "{after} after {before}");
     lock.acquire().unwrap();

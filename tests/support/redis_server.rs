@@ -59,9 +59,10 @@ impl RedisServer {
             if let Ok(Some(_)) = self.child.try_wait() {
                 return false;
             }
-            // Also one that answers errors to everything has come up.
-            match self.try_connect().map(|mut c| redis::cmd("PING").query::<redis::Value>(&mut c)) {
-                Ok(Ok(_)) => return true,
+            // Another may be at the port for a moment. Also one that answers errors to everything has come up.
+            let ready = [format!("process_id:{}", self.child.id()), "loading:0".to_owned()];
+            match self.try_connect().map(|mut c| redis::cmd("INFO").query::<String>(&mut c)) {
+                Ok(Ok(info)) if ready.iter().all(|ready| info.lines().any(|line| line == ready)) => return true,
                 Ok(Err(error)) if !error.is_io_error() => return true,
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
@@ -78,13 +79,16 @@ impl RedisServer {
     /// Starts it again where it was, with the data that it has saved; waits until it answers.
     pub fn start_again(&mut self) {
         self.kill();
-        for _ in 0..10 {
-            // Its port may be in use for a moment, as another connection's own.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            // Its port may be in use for a moment: by another test's server, or as a connection's own.
             let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
             self.child = spawn(&self.program, &self.directory, self.port, &arguments);
             if self.answers() {
                 return;
             }
+            self.kill();
+            std::thread::sleep(Duration::from_millis(20));
         }
         panic!("{} does not start again on port {}", self.program.display(), self.port);
     }

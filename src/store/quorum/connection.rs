@@ -75,10 +75,7 @@ impl QuorumConnection {
                     }
                 }
                 Out::Reply { id, reply } => self.replies.push((id, reply)),
-                Out::Drop { server } => {
-                    let why = format!("{} has lost its data and does not count", self.shared.names[server]);
-                    self.end(server, &why);
-                }
+                Out::Drop { server, why } => self.end(server, &format!("{}: {why}", self.shared.names[server])),
                 Out::Wake { key, acquisition } => self.shared.wakes(key, acquisition),
             }
         }

@@ -16,6 +16,8 @@ type Time = u64;
 /// Where votes differ, the rest is waited for at least this long.
 const PAUSE_MIN_US: Time = 5_000;
 
+const LOST_ITS_DATA: &str = "the server has lost its data and does not count";
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Out {
@@ -35,10 +37,12 @@ pub enum Out {
         /// What the servers' answers come to.
         reply: Reply,
     },
-    /// That server does not count any more: end its connection, and report it lost.
+    /// That server will not do any more: end its connection, and report it lost.
     Drop {
         /// Which server.
         server: usize,
+        /// Why, in the server's words where it said something.
+        why: String,
     },
     /// A server has reserved the lock for a waiter of this locker.
     Wake {
@@ -302,11 +306,12 @@ impl Votes {
         if self.outstanding[server] == 0 {
             self.slow[server] = false;
         }
-        if let Reply::Error(ServerError { class: ErrorClass::Reconnect, .. }) = &reply {
+        if let Reply::Error(ServerError { class: ErrorClass::Reconnect, text }) = &reply {
+            let why = text.clone();
             // It has lost its data, is loading it, or is a replica now: no answer. What it was to give up is owed.
             self.asked.insert(id, Asked { server, round, purpose, draws, request });
             self.outstanding[server] += 1;
-            self.out.push_back(Out::Drop { server });
+            self.out.push_back(Out::Drop { server, why });
             return;
         }
         // An answer to the try that preceded a join counts no more: the join has asked anew.
@@ -334,7 +339,7 @@ impl Votes {
                 }
             }
             Purpose::GiveUp => self.given_up(server, round, reply, request),
-            Purpose::Dismiss => self.out.push_back(Out::Drop { server }),
+            Purpose::Dismiss => self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() }),
         }
         if let Some(id) = round {
             self.judge(now, id);
@@ -407,7 +412,7 @@ impl Votes {
             }
             Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
                 round.set_vote(server, Vote::Absent);
-                self.out.push_back(Out::Drop { server });
+                self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() });
             }
             Reply::Again => {
                 let request = round.request.clone();

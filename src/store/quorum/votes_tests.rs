@@ -72,7 +72,7 @@ impl Link {
             match out {
                 Out::Send { server, id, request } => self.sent.push((server, id, request.op)),
                 Out::Reply { reply, .. } => self.replies.push(reply),
-                Out::Drop { server } => self.dropped.push(server),
+                Out::Drop { server, .. } => self.dropped.push(server),
                 Out::Wake { acquisition, .. } => self.woken.push(acquisition),
             }
         }
