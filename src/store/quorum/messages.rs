@@ -20,10 +20,16 @@ const PINGS_MAX: usize = 64;
 /// See the module's documentation.
 pub struct Messages {
     majority: u32,
-    heard: HashMap<(String, Acquisition), Heard>,
+    heard: HashMap<Waiter, Heard>,
+    /// Who was named when, and may have to be woken soon; who was, and is to be forgotten later. In order of time.
+    recent: VecDeque<(Time, Waiter)>,
+    old: VecDeque<(Time, Waiter)>,
     dropped: HashMap<String, Time>,
     pings: VecDeque<(u64, u64)>,
 }
+
+/// The lock's key, and who waits for it.
+type Waiter = (String, Acquisition);
 
 struct Heard {
     /// Which servers have named it, one bit each.
@@ -36,7 +42,14 @@ impl Messages {
     /// Of so many servers.
     pub fn new(servers: usize) -> Self {
         let majority = servers as u32 / 2 + 1;
-        Messages { majority, heard: HashMap::new(), dropped: HashMap::new(), pings: VecDeque::new() }
+        Messages {
+            majority,
+            heard: HashMap::new(),
+            recent: VecDeque::new(),
+            old: VecDeque::new(),
+            dropped: HashMap::new(),
+            pings: VecDeque::new(),
+        }
     }
 
     /// A ping of that number goes out to all.
@@ -69,10 +82,13 @@ impl Messages {
             }
             Push::HandOff { key, hand_off } => {
                 let acquisition = hand_off.acquisition;
-                let new = || Heard { servers: 0, since: now, told: false };
-                let heard = self.heard.entry((key.clone(), acquisition)).or_insert_with(new);
+                let waiter = (key.clone(), acquisition);
+                let heard = self.heard.entry(waiter.clone()).or_insert(Heard { servers: 0, since: now, told: false });
                 if heard.servers & bit != 0 || now >= heard.since + FORGET_US {
-                    *heard = new();
+                    *heard = Heard { servers: 0, since: now, told: false };
+                }
+                if heard.servers == 0 {
+                    self.recent.push_back((now, waiter));
                 }
                 let before = heard.servers.count_ones();
                 heard.servers |= bit;
@@ -88,18 +104,28 @@ impl Messages {
 
     /// Who was named by one server and then by no other.
     pub fn tick(&mut self, now: Time, pushes: &mut Vec<Push>) {
-        for ((key, acquisition), heard) in &mut self.heard {
-            if !heard.told && now >= heard.since + GATHER_US {
+        while let Some((since, waiter)) = self.recent.front() {
+            // Named again since, it stands further behind as well.
+            if let Some(heard) = self.heard.get_mut(waiter).filter(|heard| heard.since == *since && !heard.told) {
+                if now < since + GATHER_US {
+                    break;
+                }
                 heard.told = true;
-                pushes.push(wake(key.clone(), *acquisition));
+                pushes.push(wake(waiter.0.clone(), waiter.1));
             }
+            self.old.extend(self.recent.pop_front());
         }
-        self.heard.retain(|_, heard| now < heard.since + FORGET_US);
+        while let Some((since, waiter)) = self.old.front().filter(|(since, _)| now >= since + FORGET_US) {
+            if self.heard.get(waiter).is_some_and(|heard| heard.since == *since) {
+                self.heard.remove(waiter);
+            }
+            self.old.pop_front();
+        }
     }
 
-    /// When [`tick`](Self::tick) must be called.
+    /// When [`tick`](Self::tick) must be called, after it was called.
     pub fn next_due(&self) -> Option<Time> {
-        self.heard.values().filter(|heard| !heard.told).map(|heard| heard.since + GATHER_US).min()
+        self.recent.front().map(|(since, _)| since + GATHER_US)
     }
 }
 
@@ -131,9 +157,13 @@ mod tests {
         assert_eq!(told(&mut messages, 1, 3, named(1)), []);
         assert_eq!(told(&mut messages, 2, 1, named(1)), [named(1)]);
         assert_eq!(told(&mut messages, 3, 2, named(1)), [], "the rest says nothing new");
+        messages.tick(3, &mut Vec::new());
         assert_eq!(messages.next_due(), None);
         assert_eq!(told(&mut messages, 9, 0, named(1)), [], "the first of the next release");
+        messages.tick(9, &mut Vec::new());
         assert_eq!(messages.next_due(), Some(9 + GATHER_US));
+        messages.tick(9 + GATHER_US + FORGET_US, &mut Vec::new());
+        assert!(messages.heard.is_empty() && messages.recent.is_empty() && messages.old.is_empty());
     }
 
     #[test]
