@@ -11,6 +11,11 @@ use super::votes::{Out, Votes};
 use crate::clock::now;
 use crate::store::{Connection, Reply, Request, RequestId, Unreachable};
 
+/// All servers.
+const ALL: u64 = u64::MAX;
+/// How long a link that is closed looks for answers that are to be undone.
+const LINGER_US: u64 = 20_000;
+
 pub struct QuorumConnection {
     shared: Arc<Shared>,
     inbox: Arc<Commands>,
@@ -111,6 +116,21 @@ impl QuorumConnection {
     }
 }
 
+impl Drop for QuorumConnection {
+    /// What may have to be undone is waited for, for a moment: nobody else would.
+    fn drop(&mut self) {
+        let until = now() + LINGER_US;
+        while self.votes.has_late() && self.votes.connected() > 0 {
+            let left = until.saturating_sub(now());
+            if left == 0 {
+                break;
+            }
+            self.poller.wait(left);
+            self.exchange(ALL);
+        }
+    }
+}
+
 impl Connection for QuorumConnection {
     fn push(&mut self, id: RequestId, request: Request) {
         self.votes.start(now(), id, request);
@@ -120,7 +140,6 @@ impl Connection for QuorumConnection {
         if let Some(dead) = &self.dead {
             return Err(dead.clone());
         }
-        const ALL: u64 = u64::MAX;
         let until = now() + wait.as_micros() as u64;
         self.admit_arrivals();
         self.votes.tick(now());
