@@ -28,6 +28,13 @@ PYTHON = sys.executable
 PYTHON_FILES = sorted(str(path.relative_to(ROOT)) for directory in ("tools", "tests", "demo", "benches", "bindings", "examples")
                       for path in (ROOT / directory).glob("**/*.py"))
 
+
+def together(*commands):
+    """One command that runs these two at a time; they have the same way of being counted."""
+    words = [word for command in commands for word in ["--", *command]]
+    return [PYTHON, str(ROOT / "tools" / "together.py"), *words[1:]]
+
+
 # A step: its name; its command; its bound in seconds; how its results are counted (see `COUNTERS`); the directory to run
 # in, without which there is no such step yet (`where`), or the file (`needs`).
 Step = namedtuple("Step", "name command seconds count where needs", defaults=("exit", ".", None))
@@ -43,7 +50,7 @@ STEPS = [
     Step("URLs without TLS", ["cargo", "test", "--locked", "--no-default-features", "--lib", "options"], 300, "cargo"),
     Step("release build", ["cargo", "build", "--locked", "--release"], 420),
     # With tests/header.rs, the check that include/dlock.h is what the sources say.
-    Step("cargo test", ["cargo", "test", "--locked", "--workspace", "--no-fail-fast"], 600, "cargo"),
+    Step("cargo test", [PYTHON, "tools/together.py", "--cargo", "--locked", "--workspace"], 600, "cargo"),
     Step("simulator", ["env", "DLOCK_SEEDS=10000", "cargo", "test", "--locked", "--release", "--test", "simulator"], 300, "cargo"),
     Step("interleavings", ["env", "DLOCK_SEEDS=2000", "cargo", "test", "--locked", "--release", "--features", "shuttle", "--lib",
                            "interleavings"], 300, "cargo"),
@@ -51,16 +58,14 @@ STEPS = [
     # A directory of its own: the library with planted bugs must never be in target/release.
     Step("planted bugs", ["cargo", "test", "--locked", "--release", "--features", "planted-bugs", "--target-dir",
                           "target/planted", "--test", "simulator", "every_planted_bug_is_found", "--", "--exact"], 420, "cargo"),
-    Step("C", [PYTHON, "tests/c/run.py"], 300, "lines"),
-    Step("C++", [PYTHON, "tests/cpp/run.py"], 180, "lines"),
-    Step("packages", [PYTHON, "tests/packages/run.py"], 180, "lines"),
+    Step("C, C++, faults, packages", together([PYTHON, "tests/c/run.py"], [PYTHON, "tests/faults/run.py"],
+                                              [PYTHON, "tests/cpp/run.py"], [PYTHON, "tests/packages/run.py"]), 420, "lines"),
     Step("stress", [PYTHON, "tools/soak.py", "stress", "15"], 180, "lines"),
-    Step("faults", [PYTHON, "tests/faults/run.py"], 300, "lines"),
     Step("gofmt", ["gofmt", "-l", "."], 60, "silence", where="bindings/go"),
     Step("go vet", ["go", "vet", "./..."], 240, where="bindings/go"),
-    Step("go test", ["go", "test", "-count=1", "-v", "./..."], 300, "go", where="bindings/go"),
-    Step("go test -race", ["go", "test", "-count=1", "-v", "-race", "."], 300, "go", where="bindings/go"),
-    Step("go test with cgocheck2", ["env", "GOEXPERIMENT=cgocheck2", "GODEBUG=cgocheck=1", "go", "test", "-count=1", "-v", "."],
+    # As it is, with the race detector, and with all checks of pointers that go into C.
+    Step("go test", together(["go", "test", "-count=1", "-v", "./..."], ["go", "test", "-count=1", "-v", "-race", "."],
+                             ["env", "GOEXPERIMENT=cgocheck2", "GODEBUG=cgocheck=1", "go", "test", "-count=1", "-v", "."]),
          300, "go", where="bindings/go"),
     Step("Python wheel", [PYTHON, "tools/python.py", "wheel"], 240),
     Step("Python types", [PYTHON, "tools/python.py", "types"], 240),
@@ -71,8 +76,7 @@ STEPS = [
     Step("go vet of the faults", ["go", "vet", "./..."], 240, where="tests/faults/go"),
     Step("gofmt of the languages", ["gofmt", "-l", "."], 60, "silence", where="tests/languages/go"),
     Step("go vet of the languages", ["go", "vet", "./..."], 240, where="tests/languages/go"),
-    Step("languages", [PYTHON, "tests/languages/run.py"], 300, "lines"),
-    Step("code in the documents", [PYTHON, "tests/docs/run.py"], 300, "lines"),
+    Step("languages, documents", together([PYTHON, "tests/languages/run.py"], [PYTHON, "tests/docs/run.py"]), 300, "lines"),
 ]
 # Everything together, a build from nothing included.
 TOTAL_SECONDS = 870

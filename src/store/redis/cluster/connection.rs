@@ -1,7 +1,7 @@
 //! One stream of requests and replies to all nodes of a cluster: each request goes to the node that has its slot, follows
 //! where it is sent on, and is lost only with that node's connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,6 +86,8 @@ pub struct ClusterConnection {
     requests: HashMap<RequestId, Routed>,
     /// Joins that wait for their slot's channel.
     held: Vec<RequestId>,
+    /// The slots of those: what comes later waits behind them, or it would overtake them when the channel is there.
+    held_slots: HashSet<u16>,
     ready: Vec<(RequestId, Reply)>,
     poller: Poller,
     mail: Arc<Mail<Connected>>,
@@ -106,6 +108,7 @@ impl ClusterConnection {
             links: HashMap::new(),
             requests: HashMap::new(),
             held: Vec::new(),
+            held_slots: HashSet::new(),
             ready: Vec::new(),
             poller,
             mail,
@@ -133,11 +136,16 @@ impl ClusterConnection {
     fn route(&mut self, id: RequestId) {
         let Some(routed) = self.requests.get_mut(&id) else { return };
         if let Op::Join { queue: true, .. } = routed.request.op {
-            match self.shared.messages().admit(&self.shared, routed.slot, &routed.request, &self.mail.bell) {
+            let admission = match self.held_slots.contains(&routed.slot) {
+                true => Admission::NotYet,
+                false => self.shared.messages().admit(&self.shared, routed.slot, &routed.request, &self.mail.bell),
+            };
+            match admission {
                 Admission::Granted => {}
                 Admission::NotYet if routed.held_since.is_none_or(|since| since.elapsed() < HOLD_MAX) => {
                     routed.held_since.get_or_insert_with(Instant::now);
                     self.held.push(id);
+                    self.held_slots.insert(routed.slot);
                     return;
                 }
                 Admission::NotYet | Admission::Refused => routed.request.op = without_queueing(routed.request.op),
@@ -270,6 +278,7 @@ impl ClusterConnection {
     fn take_held(&mut self) {
         if !self.held.is_empty() {
             let messages = self.shared.messages().progress(&self.shared);
+            self.held_slots.clear();
             mem::take(&mut self.held).into_iter().for_each(|id| self.route(id));
             self.poll_messages(messages.filter(|_| !self.held.is_empty()));
         }
