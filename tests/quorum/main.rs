@@ -8,5 +8,6 @@ mod redis_server;
 mod world;
 
 mod faults;
+mod forked;
 mod healthy;
 mod membership;
