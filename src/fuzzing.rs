@@ -16,9 +16,9 @@ pub fn url(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let with_secret = text.replacen('@', ":hunter2@", 1);
     // Elsewhere what stands before an @ is part of a path, a name or a parameter.
-    let schemes =
-        ["redis://", "rediss://", "redis-sentinel://", "rediss-sentinel://", "redis-cluster://", "rediss-cluster://"];
-    let authority = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or_default();
+    let scheme = |scheme: &str| ["redis", "redis-sentinel", "redis-cluster", "redis-quorum"].contains(&scheme);
+    let parts = text.split_once("://").filter(|parts| scheme(&parts.0.replacen("rediss", "redis", 1)));
+    let authority = parts.unwrap_or_default().1;
     let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
     let secret = authority.contains('@') && !text.contains("hunter2");
     for url in [text, &with_secret] {
@@ -93,7 +93,7 @@ mod tests {
     const RUNS: usize = 40_000;
 
     /// What the mutations start from.
-    const SEEDS: [&[u8]; 20] = [
+    const SEEDS: [&[u8]; 21] = [
         b"redis://user:pass@host:6379/3",
         b"redis+unix:///tmp/socket?db=1",
         b"memory://name",
@@ -101,6 +101,7 @@ mod tests {
         b"redis+unix:///s?user=u&pass=p&client_name=n&keepalive_ms=100",
         b"rediss://[::1]:1/",
         b"redis-cluster://user:pass@host:7000,host:7001,[::1]?client_name=n",
+        b"redis-quorum://user:pass@host:7000,host:7001,[::1]/2?client_name=n",
         b"\x05groupname of a lock",
         b"6ba7b810-9dad-11d1-80b4-00c04fd430c8:17",
         b"\x00+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1795523967000000\r\n",

@@ -21,6 +21,8 @@ mod process;
 pub mod queue;
 pub mod store;
 mod sync;
+#[cfg_attr(all(test, feature = "shuttle"), allow(dead_code))] // the checker has its own
+mod thread;
 
 pub use error::{Error, Result, Status};
 pub use lock::Lock;

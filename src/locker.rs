@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::driver::Driver;
 use crate::engine::Config;
-use crate::error::Result;
+use crate::error::{Error, Result, Status};
 use crate::lock::Lock;
 use crate::options::Options;
 use crate::queue::Queue;
@@ -29,7 +29,9 @@ impl Locker {
             channel: channel.into(),
             seed: Uuid::new_v4().as_u64_pair().1,
         };
-        let driver = Driver::new(options.store(), config)?;
+        let store = options.store();
+        let store = store.map_err(|e| Error::new(Status::Locker, format!("cannot make a descriptor: {e}")))?;
+        let driver = Driver::new(store, config)?;
         Ok(Locker { driver })
     }
 

@@ -10,6 +10,8 @@ use crate::error::{Error, Result, Status};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 #[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::store::quorum::QuorumStore;
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::store::redis::ClusterStore;
 use crate::store::redis::{Address, Config, RedisStore};
 
@@ -37,6 +39,8 @@ enum Target {
     Redis(Box<Config>),
     /// Nodes to begin with, and how to reach all of them.
     Cluster(Vec<Address>, Box<Config>),
+    /// A quorum's servers, all with the same but their addresses.
+    Quorum(Vec<Config>),
     Memory(String),
 }
 
@@ -46,6 +50,7 @@ impl fmt::Debug for Options {
         match &self.target {
             Target::Redis(config) => all.field("target", config),
             Target::Cluster(nodes, config) => all.field("nodes", nodes).field("target", config),
+            Target::Quorum(servers) => all.field("target", servers),
             Target::Memory(name) => all.field("target", &format_args!("memory://{name}")),
         };
         all.field("lease_ms", &self.lease_ms)
@@ -95,8 +100,10 @@ impl Options {
 
     /// The TCP address to change: what there was, or the default where a URL named no host.
     fn tcp(&mut self) -> (&mut String, &mut u16) {
-        if let Target::Cluster(_, config) = &self.target {
-            self.target = Target::Redis(config.clone());
+        match &self.target {
+            Target::Cluster(_, config) => self.target = Target::Redis(config.clone()),
+            Target::Quorum(servers) => self.target = Target::Redis(Box::new(servers[0].clone())),
+            Target::Redis(_) | Target::Memory(_) => {}
         }
         if !matches!(&self.target, Target::Redis(config) if matches!(config.address, Address::Tcp { .. })) {
             self.target = Options::new().target;
@@ -106,7 +113,7 @@ impl Options {
                 Address::Tcp { host, port } => (host, port),
                 Address::Unix(_) | Address::Service(_) => unreachable!("made a TCP address above"),
             },
-            Target::Cluster(..) | Target::Memory(_) => unreachable!("made a TCP address above"),
+            Target::Cluster(..) | Target::Quorum(_) | Target::Memory(_) => unreachable!("made a TCP address above"),
         }
     }
 
@@ -126,8 +133,9 @@ impl Options {
         Ok(())
     }
 
-    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, all three with TLS as `rediss…`, `redis+unix://` or `memory://`;
-    /// `docs/deployments.md` has the grammar. The error never repeats the URL, which may hold a password.
+    /// `redis://`, `redis-sentinel://`, `redis-cluster://`, `redis-quorum://`, all four with TLS as `rediss…`,
+    /// `redis+unix://` or `memory://`; `docs/deployments.md` has the grammar. The error never repeats the URL, which may hold
+    /// a password.
     pub fn set_url(&mut self, url: &str) -> Result<()> {
         if url.chars().any(char::is_control) {
             return Err(invalid("url: must not contain control characters"));
@@ -164,15 +172,21 @@ impl Options {
         Ok(())
     }
 
-    pub(crate) fn store(&self) -> Arc<dyn Store> {
-        match &self.target {
+    /// `Err`: no descriptor is to be had.
+    pub(crate) fn store(&self) -> std::io::Result<Arc<dyn Store>> {
+        Ok(match &self.target {
             Target::Memory(name) => Arc::new(MemoryStore::open(name)),
             Target::Redis(config) => Arc::new(RedisStore::new(self.timed(config))),
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Target::Cluster(nodes, config) => Arc::new(ClusterStore::new(nodes.clone(), self.timed(config))),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Target::Quorum(servers) => {
+                let servers = servers.iter().map(|config| self.timed(config)).collect();
+                Arc::new(QuorumStore::new(servers, self.lease_ms)?)
+            }
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            Target::Cluster(..) => unreachable!("such a URL is refused"),
-        }
+            Target::Cluster(..) | Target::Quorum(_) => unreachable!("such a URL is refused"),
+        })
     }
 
     fn timed(&self, config: &Config) -> Config {
@@ -216,11 +230,13 @@ mod tests {
         let Target::Redis(config) = options.target else { panic!() };
         assert_eq!(config.address, Address::Tcp { host: "::1".into(), port: 2 });
         assert_eq!((config.username.as_deref(), config.database, config.client_name.as_str()), (Some("u"), 3, "c"));
-        let mut options = Options::new();
-        options.set_url("redis-cluster://u:p@a:1,b:2").unwrap();
-        options.set_port(7).unwrap();
-        let Target::Redis(config) = options.target else { panic!("a port names one server") };
-        assert_eq!(config.address, Address::Tcp { host: "a".into(), port: 7 });
-        assert_eq!(config.username.as_deref(), Some("u"));
+        for url in ["redis-cluster://u:p@a:1,b:2", "redis-quorum://u:p@a:1,b:2,c:3"] {
+            let mut options = Options::new();
+            options.set_url(url).unwrap();
+            options.set_port(7).unwrap();
+            let Target::Redis(config) = options.target else { panic!("a port names one server") };
+            assert_eq!(config.address, Address::Tcp { host: "a".into(), port: 7 });
+            assert_eq!(config.username.as_deref(), Some("u"));
+        }
     }
 }

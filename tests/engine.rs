@@ -651,3 +651,71 @@ fn a_waiter_that_is_told_that_it_was_dropped_asks_again_at_once() {
     b.reply(70, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(3_000), waiters: 1 });
     assert!(matches!(b.sent[..], [(_, Op::Join { queue: true, .. })]), "{:?}", b.sent);
 }
+
+/// Of what was given back, in a round that took so long.
+fn given_back(b: &mut Bench, now: Time) {
+    b.reply(now, Reply::GivenBack { place: TOKEN_FLOOR + 1 });
+}
+
+#[test]
+fn what_was_given_back_goes_on_under_the_next_attempt_after_a_pause() {
+    let mut b = Bench::new();
+    b.engine.subscribed(0, 0);
+    b.start(1_000, Operation::Acquire { deadline: None }, 1);
+    let mut now = 1_000;
+    for round in 0..10 {
+        assert_eq!(b.last_attempt, round + 1);
+        let took = 600;
+        given_back(&mut b, now + took);
+        assert!(b.sent.is_empty(), "it asks again at once: {:?}", b.sent);
+        // A millisecond at least, twice as long each time, at most 100 ms; from half of it to one and a half.
+        let pause = (1_000 << round).min(100_000);
+        let next = b.engine.next_timer().unwrap();
+        let waits = next - (now + took);
+        assert!((pause / 2..pause * 3 / 2).contains(&waits), "round {round}: {waits} µs, about {pause}");
+        b.tick(next);
+        let [(_, Op::Join { place, queue: true, .. })] = b.sent[..] else { panic!("{:?}", b.sent) };
+        assert_eq!(place, TOKEN_FLOOR + 1, "the place is kept");
+        now = next;
+    }
+    // Once it is queued, the next one begins with a short pause again.
+    b.reply(now + 10, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(10), waiters: 1 });
+    let next = b.engine.next_timer().unwrap();
+    b.tick(next);
+    given_back(&mut b, next + 10);
+    assert!(b.engine.next_timer().unwrap() < next + 10 + 1_500);
+}
+
+#[test]
+fn a_round_given_back_ends_a_call_that_does_not_wait_and_leaves_nothing_to_clean_up() {
+    let mut b = Bench::new();
+    b.start(10, Operation::TryAcquire, 1);
+    given_back(&mut b, 20);
+    assert_eq!(b.done, [(1, Ok(Answer::Flag(false)))]);
+    b.start(30, Operation::Acquire { deadline: Some(1_000) }, 2);
+    b.tick(1_000);
+    given_back(&mut b, 1_010);
+    assert!(matches!(&b.done[1], (2, Err(error)) if error.status == Status::LockTimeout), "{:?}", b.done);
+    b.start(2_000, Operation::Acquire { deadline: None }, 3);
+    b.engine.cancel(2_010, b.handle);
+    given_back(&mut b, 2_020);
+    assert!(matches!(&b.done[2], (3, Err(error)) if error.status == Status::Cancelled), "{:?}", b.done);
+    b.start(3_000, Operation::Retry { retries: 1, backoff_us: 500 }, 4);
+    given_back(&mut b, 3_010);
+    b.tick(3_510);
+    assert_eq!((b.last_attempt, b.sent.len()), (8, 1), "each attempt has a number of its own");
+    b.reply(3_520, Reply::Taken { token: TOKEN_FLOOR + 9 });
+    assert!(matches!(b.done[3], (4, Ok(Answer::Acquired { .. }))));
+    assert!(b.sent.is_empty(), "{:?}", b.sent);
+}
+
+#[test]
+fn a_message_for_an_attempt_that_was_given_back_is_given_up() {
+    let mut b = Bench::new();
+    b.queued();
+    b.push(40, dropped());
+    given_back(&mut b, 50);
+    b.handed_over(60);
+    assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
+    assert_eq!(b.last_attempt, 1);
+}

@@ -23,9 +23,10 @@ func WithRedisPort(port string) RedisLockerOption {
 
 // WithURL sets the server by a URL: redis://[user:password@]host[:port][/db], the same with TLS as rediss://,
 // redis-sentinel://host[,host]/service[/db] for the primary that sentinels name,
-// redis-cluster://[user:password@]host:port,host:port for a Redis Cluster, redis+unix:///path/to/socket, or memory://name
-// for a store inside the process, for tests. Parameters (certificates, the name of the client, pings, how many replicas must
-// have a lock), behind a ?, are listed in docs/deployments.md. Of several options that name the server the last one wins.
+// redis-cluster://[user:password@]host:port,host:port for a Redis Cluster, redis-quorum://[user:password@]host,host,host for a
+// majority of 3, 5 or 7 independent servers, redis+unix:///path/to/socket, or memory://name for a store inside the process,
+// for tests. Parameters (certificates, the name of the client, pings, how many replicas must have a lock), behind a ?, are
+// listed in docs/deployments.md. Of several options that name the server the last one wins.
 func WithURL(url string) RedisLockerOption {
 	return func(r *RedisLocker) {
 		r.url = url

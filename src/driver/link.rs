@@ -59,7 +59,11 @@ impl State {
     fn to_poll(&self) -> Option<(RawFd, bool)> {
         let connection = self.connection.as_ref()?;
         let unsent = !self.inbox.is_empty() || connection.wants_write();
-        if connection.is_idle() && !unsent { None } else { connection.fd().map(|fd| (fd, unsent)) }
+        if connection.is_idle() && !connection.has_late() && !unsent {
+            None
+        } else {
+            connection.fd().map(|fd| (fd, unsent))
+        }
     }
 }
 

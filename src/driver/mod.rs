@@ -13,8 +13,6 @@ mod interleavings;
 mod link;
 mod signal;
 mod slot;
-#[cfg_attr(all(test, feature = "shuttle"), allow(dead_code))] // the checker has its own
-pub mod thread;
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -23,10 +21,10 @@ use std::time::{Duration, Instant};
 use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
 pub use self::signal::Signal;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use self::signal::Timer;
 use self::signal::{Watch, close_in_child};
 use self::slot::Slot;
-#[cfg(not(all(test, feature = "shuttle")))]
-use self::thread::Thread;
 use crate::clock::now;
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
@@ -36,6 +34,8 @@ use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 #[cfg(all(test, feature = "shuttle"))]
 use crate::sync::system::Thread;
 use crate::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak, libc};
+#[cfg(not(all(test, feature = "shuttle")))]
+use crate::thread::Thread;
 
 /// Command links of one locker; the second and the third are connected when requests crowd on those that are there. (Measured:
 /// more links serve 8 threads better, fewer serve 64 better, since their requests then go out in larger batches.)

@@ -35,6 +35,10 @@ const GRACE_US: Time = 40_000;
 /// After this many answers in a row that came when their lease was over, a call fails.
 const LATE_MAX: u32 = 5;
 
+/// The pause after a round that was given back, doubling from the first to the last, is random about as long as these.
+const PAUSE_MIN_US: Time = 1_000;
+const PAUSE_MAX_US: Time = 100_000;
+
 /// Renewals go out at so many instants of a lease, and not each at its own: a hundred thousand in batches of some hundred.
 const RENEWAL_INSTANTS: Time = 2_000;
 
@@ -122,6 +126,8 @@ pub(super) struct Handle<T> {
     /// Drawn by the attempt's try, or told by its first join; 0: not yet.
     pub place: u64,
     late: u32,
+    /// How many rounds in a row were given back.
+    given_back: u32,
     token: u64,
     lease_ms: u64,
     valid_until: Time,
@@ -163,6 +169,7 @@ impl<T: Clone> Handle<T> {
             rejoin: false,
             place: 0,
             late: 0,
+            given_back: 0,
             token: 0,
             lease_ms: core.config.lease_ms,
             valid_until: 0,
@@ -245,7 +252,7 @@ impl<T: Clone> Handle<T> {
 
     fn start_attempt(&mut self, core: &mut Core<T>, now: Time) {
         self.attempt += 1;
-        (self.exposed, self.rejoin, self.place, self.late) = (false, false, 0, 0);
+        (self.exposed, self.rejoin, self.place, self.late, self.given_back) = (false, false, 0, 0, 0);
         self.lease_ms = core.config.lease_ms;
         self.ended = Ended::Orderly;
         self.phase = Phase::Trying;
@@ -444,6 +451,11 @@ impl<T: Clone> Handle<T> {
 
     fn on_acquire_reply(&mut self, core: &mut Core<T>, now: Time, pending: &Pending, reply: Reply) {
         let queued = matches!(reply, Reply::Queued { .. });
+        if let Reply::GivenBack { .. } = reply {
+            // This attempt is over, with all that it left; the call goes on under the next one (rule Q5).
+            self.attempt += 1;
+            self.exposed = false;
+        }
         match reply {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
@@ -479,6 +491,8 @@ impl<T: Clone> Handle<T> {
             return self.end_timed_out(core, now);
         }
         self.late = 0;
+        let given_back = matches!(reply, Reply::GivenBack { .. });
+        self.given_back = if given_back { self.given_back + 1 } else { 0 };
         match reply {
             Reply::Queued { place, remaining_ms, waiters } => {
                 self.place = place;
@@ -494,11 +508,26 @@ impl<T: Clone> Handle<T> {
             Reply::Foreign { remaining_ms } if planted(Bug::ForeignNotPolled) && self.is_waiting_call() => {
                 self.phase = Phase::Waiting { recheck_at: core.recheck_at(now, remaining_ms, 1) };
             }
-            Reply::Held { place, .. } if place >= TOKEN_FLOOR && self.place == 0 => {
+            Reply::Held { place, .. } | Reply::GivenBack { place } if place >= TOKEN_FLOOR && self.place == 0 => {
                 self.place = place;
                 self.not_taken(core, now);
             }
             _ => self.not_taken(core, now),
+        }
+        if given_back {
+            self.pause(core, now, now.saturating_sub(pending.sent_at));
+        }
+    }
+
+    /// After a round that was given back: one that would ask again at once waits for a random time first, so that those who
+    /// took each other's servers do not meet again. `took`: how long the round was.
+    fn pause(&mut self, core: &mut Core<T>, now: Time, took: Time) {
+        let doubled = took.max(PAUSE_MIN_US).saturating_mul(1 << (self.given_back - 1).min(10));
+        let pause = doubled.min(PAUSE_MAX_US);
+        let until = now + pause / 2 + core.random(pause);
+        match &mut self.phase {
+            Phase::Waiting { recheck_at: at } | Phase::Polling { ask_at: at } => *at = until,
+            _ => {}
         }
     }
 
@@ -518,8 +547,11 @@ impl<T: Clone> Handle<T> {
             }
             _ if self.phase == Phase::Trying && core.can_queue() => {
                 self.phase = Phase::Waiting { recheck_at: Time::MAX };
-                self.join(core, now);
+                if self.given_back == 0 {
+                    self.join(core, now);
+                }
             }
+            _ if matches!(self.phase, Phase::Waiting { .. }) && self.given_back > 0 => {} // asks again after a pause
             _ if self.phase == Phase::Trying && !core.must_poll() => self.phase = Phase::Subscribing,
             _ => self.phase = Phase::Polling { ask_at: core.poll_at(now) },
         }

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::DLOCK_UUID_SIZE;
 use super::error::{dlock_error, dlock_status};
-use crate::driver::thread::is_ours;
 use crate::error::{Error, Result, Status};
+use crate::thread::is_ours;
 
 thread_local! {
     /// Is this thread inside an exported function?

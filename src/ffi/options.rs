@@ -84,8 +84,11 @@ pub unsafe extern "C" fn dlock_options_set_port(
 ///   with TLS. Parameters: `sentinel_username` and `sentinel_password`, the login at the sentinels (that in front of the hosts is
 ///   the servers'); `sentinel_tls=no`, TLS to the servers only.
 /// - `redis-cluster://[user:password@]host[:port][,host[:port]…]`: a Redis Cluster, on Linux; `rediss-cluster://…` with
-///   TLS. The nodes named are those to begin with; every lock is on the node that has its slot. (A host or port set later
-///   names one server.)
+///   TLS. The nodes named are those to begin with; every lock is on the node that has its slot.
+/// - `redis-quorum://[[user]:password@]host[:port],host[:port],host[:port][/db]`: 3, 5 or 7 independent servers, of which a
+///   majority holds each lock; all else is the same for all of them. `rediss-quorum://…`: with TLS. On Linux only. Calls
+///   answer DLOCK_ERR_NOT_CONNECTED where fewer than a majority can be used, and name those that cannot; a server that was
+///   restarted or flushed cannot be used for the longest lease. No replicas may be asked for.
 /// - `redis+unix:///path/to/socket`: a unix socket. Parameters: `db`, `user`, `pass`.
 /// - `memory://name`: no server; one store for all lockers of this process that name it, gone with the last of them.
 ///   For tests. A bare `memory://` is private to its locker.
@@ -99,7 +102,8 @@ pub unsafe extern "C" fn dlock_options_set_port(
 /// (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for itself.
 ///
 /// Replaces all that an earlier URL, host or port set, as a later dlock_options_set_host() or dlock_options_set_port() replaces the
-/// URL's host or port and leaves the rest: of two setters the last wins. A password never appears in a message.
+/// URL's host (of a cluster or a quorum: all its hosts) or port and leaves the rest: of two setters the last wins. A password
+/// never appears in a message.
 ///
 /// Never blocks. One thread at a time. Returns:
 /// - `DLOCK_OK`

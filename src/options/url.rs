@@ -1,4 +1,4 @@
-//! A URL into what it says: where the server is, how to be let in, how to be known. Does no I/O and opens no file.
+//! A URL into what it says: where the server is, or the servers are, how to be let in, how to be known. Does no I/O and opens no file.
 //!
 //! Written by hand, since no message may repeat what could be a password: a URL that is wrong is often one whose password
 //! was not percent-encoded, and then any of its parts may be a piece of it.
@@ -15,12 +15,16 @@ use crate::store::redis::{Address, Config, Copies, Service, Tls};
 pub const DEFAULT_PORT: u16 = 6379;
 /// The sentinels' own.
 const SENTINEL_PORT: u16 = 26_379;
-const SCHEMES: &str = "redis://, redis-sentinel://, redis-cluster:// (with TLS rediss://, rediss-sentinel://, \
-                       rediss-cluster://), redis+unix:// or memory://";
+const SCHEMES: &str = "redis://, redis-sentinel://, redis-cluster://, redis-quorum:// (with TLS rediss://, \
+                       rediss-sentinel://, rediss-cluster://, rediss-quorum://), redis+unix:// or memory://";
+/// How many servers a quorum may have.
+const QUORUM_SIZES: [usize; 3] = [3, 5, 7];
 /// More replicas than anybody has.
 const REPLICAS_MAX: u32 = 100;
 /// The parameters of every server.
 const COMMON: &str = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof";
+/// Those of them that a quorum has.
+const OF_QUORUM: &str = "client_name, keepalive_ms";
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -34,7 +38,9 @@ pub fn parse(url: &str) -> Result<Target> {
         "rediss-sentinel" if cfg!(feature = "tls") => sentinels(rest, Some(Tls::default())),
         "redis-cluster" => return cluster(rest, None).map_err(bad),
         "rediss-cluster" if cfg!(feature = "tls") => return cluster(rest, Some(Tls::default())).map_err(bad),
-        "rediss" | "rediss-sentinel" | "rediss-cluster" => {
+        "redis-quorum" => return quorum(rest, None).map_err(bad),
+        "rediss-quorum" if cfg!(feature = "tls") => return quorum(rest, Some(Tls::default())).map_err(bad),
+        "rediss" | "rediss-sentinel" | "rediss-cluster" | "rediss-quorum" => {
             return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
         }
         "redis+unix" => unix(rest),
@@ -51,23 +57,43 @@ fn bad(problem: impl std::fmt::Display) -> crate::Error {
 type Parsed<T> = std::result::Result<T, String>;
 
 fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
-    let (place, query) = parts(rest)?;
-    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    let (login, host) = login_and_hosts(authority);
-    let mut config = Config::new(tcp_address(host, DEFAULT_PORT)?);
-    config.tls = tls;
-    set_login(&mut config, login)?;
-    if !path.is_empty() {
-        config.database = database(path)?;
+    let url = Parts::of(rest)?;
+    url.config(tcp_address(url.hosts, DEFAULT_PORT)?, tls, COMMON)
+}
+
+/// `[login@]hosts[/path][?query]`
+struct Parts<'a> {
+    login: Option<&'a str>,
+    hosts: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(rest: &'a str) -> Parsed<Self> {
+        let (place, query) = parts(rest)?;
+        let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+        let (login, hosts) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+        Ok(Parts { login, hosts, path, query })
     }
-    for (name, value) in parameters(query)? {
-        let known = common(&mut config, &name, &value)? || secured(&mut config, &name, &value)?;
-        if !known {
-            return Err(unknown(&name, query, &format!("{COMMON}; with rediss:// also ca, cert, key, server_name")));
+
+    /// All but the hosts, for a server there, with the path as its database. `known`: names of parameters.
+    fn config(&self, address: Address, tls: Option<Tls>, known: &str) -> Parsed<Config> {
+        let mut config = Config::new(address);
+        config.tls = tls;
+        set_login(&mut config, self.login)?;
+        if !self.path.is_empty() {
+            config.database = database(self.path)?;
         }
+        for (name, value) in parameters(self.query)? {
+            if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
+                return Err(unknown(&name, self.query, &format!("{known}; with TLS also ca, cert, key, server_name")));
+            }
+        }
+        check_whole(&config)?;
+        Ok(config)
     }
-    check_whole(&config)?;
-    Ok(config)
 }
 
 /// What only all parameters together show.
@@ -83,9 +109,7 @@ fn check_whole(config: &Config) -> Parsed<()> {
 
 /// `[login@]sentinel,sentinel/service[/db]`; the login is the servers', as in the other URLs.
 fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
-    let (place, query) = parts(rest)?;
-    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    let (login, hosts) = login_and_hosts(authority);
+    let Parts { login, hosts, path, query } = Parts::of(rest)?;
     let (name, number) = path.split_once('/').unwrap_or((path, ""));
     let mut service = Service {
         name: decoded("the service", name)?,
@@ -132,38 +156,55 @@ fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
     Ok(config)
 }
 
-fn login_and_hosts(authority: &str) -> (Option<&str>, &str) {
-    authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts))
-}
-
 /// `[login@]node,node`; the nodes name the others.
 fn cluster(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
     if !cfg!(any(target_os = "linux", target_os = "android")) {
         return Err("redis-cluster:// needs Linux".to_owned());
     }
-    let (place, query) = parts(rest)?;
-    let place = place.strip_suffix('/').unwrap_or(place);
-    if place.contains('/') {
+    let url = Parts::of(rest)?;
+    if !url.path.is_empty() {
         return Err("a cluster has one database: nothing may stand behind the nodes of redis-cluster://".to_owned());
     }
-    let (login, hosts) = login_and_hosts(place);
     let mut nodes = Vec::new();
-    for host in hosts.split(',') {
+    for host in url.hosts.split(',') {
         let node = tcp_address(host, DEFAULT_PORT)?;
         if !nodes.contains(&node) {
             nodes.push(node);
         }
     }
-    let mut config = Config::new(nodes[0].clone());
-    config.tls = tls;
-    set_login(&mut config, login)?;
-    for (name, value) in parameters(query)? {
-        if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
-            return Err(unknown(&name, query, &format!("{COMMON}; with TLS also ca, cert, key, server_name")));
+    let config = url.config(nodes[0].clone(), tls, COMMON)?;
+    Ok(Target::Cluster(nodes, Box::new(config)))
+}
+
+/// `[login@]server,server,server[/db]`; all else is the same for all.
+fn quorum(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err("redis-quorum:// needs Linux".to_owned());
+    }
+    let url = Parts::of(rest)?;
+    let mut addresses: Vec<Address> = Vec::new();
+    for (i, host) in url.hosts.split(',').enumerate() {
+        let number = i + 1;
+        let address = tcp_address(host, DEFAULT_PORT).map_err(|problem| format!("server {number}: {problem}"))?;
+        let is_same = |other: &Address| other.to_string().eq_ignore_ascii_case(&address.to_string());
+        if let Some(same) = addresses.iter().position(is_same) {
+            return Err(format!("servers {} and {number} are the same", same + 1));
+        }
+        addresses.push(address);
+    }
+    if !QUORUM_SIZES.contains(&addresses.len()) {
+        return Err(format!("names {} servers; a quorum has 3, 5 or 7", addresses.len()));
+    }
+    for (name, _) in parameters(url.query)? {
+        if ["replicas", "replicas_timeout_ms", "aof"].contains(&name.as_str()) {
+            return Err(format!(
+                "{name}: not with redis-quorum://, whose servers are to have no replicas and need no disk"
+            ));
         }
     }
-    check_whole(&config)?;
-    Ok(Target::Cluster(nodes, Box::new(config)))
+    let config = url.config(addresses[0].clone(), tls, OF_QUORUM)?;
+    let at = |address| Config { address, ..config.clone() };
+    Ok(Target::Quorum(addresses.into_iter().map(at).collect()))
 }
 
 fn unix(rest: &str) -> Parsed<Config> {
@@ -338,7 +379,7 @@ fn secured(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
         return Ok(false);
     }
     let Some(tls) = &mut config.tls else {
-        return Err(format!("{name}: only with rediss://, rediss-sentinel:// or rediss-cluster://"));
+        return Err(format!("{name}: only with rediss://, rediss-sentinel://, rediss-cluster:// or rediss-quorum://"));
     };
     if value.is_empty() {
         return Err(format!("{name}: must not be empty"));

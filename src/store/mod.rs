@@ -4,8 +4,13 @@
 //! [`redis`] sends scripts to a server, [`memory`] carries out the same rules in this process. The engine speaks this
 //! vocabulary and knows neither of them.
 
+mod descriptors;
 pub mod memory;
 pub mod name;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod poller;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub mod quorum;
 pub mod redis;
 
 use std::fmt;
@@ -104,6 +109,10 @@ pub enum Op {
     Leave { lease_ms: u64 },
     /// Who holds the lock? Answers `Holder`.
     Inspect,
+    /// Give the lock up without a hand-off, and leave the queue. Of a quorum only. Answers `Released` or `NotMine`.
+    Back,
+    /// Lift the counter to `token` if the key is this acquisition's. Of a quorum only. Answers `Confirmed` or `NotMine`.
+    Confirm { token: u64 },
 }
 
 /// What a step answered.
@@ -134,6 +143,11 @@ pub enum Reply {
     Again,
     /// The answer to an inspection.
     Holder(Holder),
+    /// The counter is at that token or above, and the key is this acquisition's.
+    Confirmed,
+    /// Not taken, and what was taken of it is being given back under this attempt: go on under the next one. Of a quorum
+    /// only. `place`: the largest number drawn, or 0.
+    GivenBack { place: u64 },
     /// The server answered an error.
     Error(ServerError),
     /// The connection to the node that was asked ended before it answered; what was done is not known. (Where there is
@@ -248,6 +262,10 @@ pub trait Connection: Send {
     fn pending(&self) -> Vec<RequestId>;
     /// Is there no request without a reply?
     fn is_idle(&self) -> bool;
+    /// Is something outstanding that nobody waits for, and that a turn is to be made for when it comes?
+    fn has_late(&self) -> bool {
+        false
+    }
     /// What to poll for reading; `None` where [`turn`](Connection::turn) never waits.
     fn fd(&self) -> Option<RawFd>;
     /// Is there something unwritten? Then poll for writing too.

@@ -58,6 +58,9 @@ pub const FENCE: &str = ":dlock:fence";
 /// (On a cluster for each counter: `:dlock:fence:life:{tag}`.)
 pub const FENCE_LIFE: &str = ":dlock:fence:life";
 
+/// Of a server of a quorum: whether it counts, and since when (`docs/quorum.md`).
+pub const MEMBERSHIP: &str = ":dlock:quorum";
+
 /// What the channels of lockers begin with.
 pub const CHANNEL_PREFIX: &str = ":dlock:wake:";
 /// The same, as a user is given the right to them.

@@ -8,6 +8,7 @@ mod deployment;
 mod failover;
 mod moves;
 #[path = "../support/recorder.rs"]
+#[allow(dead_code)]
 mod recorder;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]

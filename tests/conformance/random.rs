@@ -147,12 +147,14 @@ impl Pair {
         let literal = random.one(&[0, 0, 1, TOKEN_FLOOR - 1, TOKEN_FLOOR, TOKEN_FLOOR + 1, TOKEN_FLOOR + 2]);
         let known = self.places.get(&(lock, acquisition)).copied().filter(|_| random.chance(70));
         let places = known.unwrap_or((literal, literal));
-        let op = match random.below(20) {
+        let op = match random.below(22) {
             0..4 => Op::Try { lease_ms },
             4..11 => Op::Join { lease_ms, place: 0, queue: random.chance(85) },
             11..13 => Op::Renew { lease_ms },
             13..18 => Op::Release { leave: random.chance(30) },
             18 => Op::Leave { lease_ms },
+            19 => Op::Back,
+            20 => Op::Confirm { token: literal },
             _ => Op::Inspect,
         };
         self.send(lock, handle, acquisition, op, places);
@@ -174,6 +176,8 @@ impl Pair {
             0..2 => Op::Renew { lease_ms },
             2 => Op::Leave { lease_ms },
             3 => join(lease_ms),
+            4 => Op::Back,
+            5 => Op::Confirm { token: TOKEN_FLOOR + 2 },
             _ => Op::Release { leave: random.chance(30) },
         };
         self.send(lock, handle, acquisition, op, (0, 0));

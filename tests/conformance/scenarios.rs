@@ -41,6 +41,8 @@ pub fn kind(reply: &Reply) -> &'static str {
         Reply::Released { .. } => "released",
         Reply::Again => "again",
         Reply::Holder(_) => "holder",
+        Reply::Confirmed => "confirmed",
+        Reply::GivenBack { .. } => "given back",
         Reply::Error(_) => "error",
         Reply::Lost(_) => "lost",
     }

@@ -182,10 +182,15 @@ class Row:
 
     # How it goes.
 
-    def play(self):
+    def start_servers(self):
+        """Sets `servers`, of which `server` is the first, and the `url` for all but those that are near."""
         self.server = Server(*self.arguments, binary=self.binary, environment=self.environment)
+        self.servers = [self.server]
         self.proxy = Proxy(self.server.port, self.seed) if self.proxied else None
         self.url = (self.proxy or self.server).url.replace("redis://", f"redis://{self.user}")
+
+    def play(self):
+        self.start_servers()
         try:
             self.prepare()
             for name in WORKERS:
@@ -202,7 +207,8 @@ class Row:
                 worker.kill()
             if self.proxy:
                 self.proxy.close()
-            self.server.stop()
+            for server in self.servers:
+                server.stop()
             self.history.close()
 
     def disturb(self):
@@ -546,6 +552,73 @@ class ServersClockJumps(Row):
         self.jump((self.furthest - self.offset) // 1_000_000)
 
 
+class Quorum(Row):
+    """Three servers, of which one at a time fails: nothing is to be excused."""
+    proxy = None
+    swept = False
+
+    def start_servers(self):
+        self.servers = [Server(*self.arguments, binary=self.binary) for _ in range(3)]
+        self.server = self.servers[0]
+        self.url = "redis-quorum://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    def left(self):
+        kept = (b":dlock:fence", b":dlock:quorum")
+        left = [key for server in self.servers for key in server.command("KEYS", "*") if key not in kept]
+        if left and not self.swept:
+            # A join that was on its way to a server that stood still when its process ended: the next release there meets it.
+            self.swept = True
+            worker = self.workers["sweeper"] = Worker(self, "c9", self.url)
+            for heard, said in ((None, "ready"), ("calm", "calm"), ("stop", "done")):
+                if heard:
+                    worker.hears(heard)
+                worker.says(said)
+                self.pause(0.3, 0.3)
+            return self.left()
+        return left
+
+    def judge(self):
+        passed, text = super().judge()
+        return passed and " 0 excused" in text, text
+
+    def wait_counted(self, server):
+        """Until a server that lost its data counts again: a lease, if somebody looks."""
+        counts = lambda: int(server.command("GET", ":dlock:fence") or 0) >= 1 << 50  # noqa: E731
+        harness.eventually(counts, 20, "a server does not count again")
+
+
+class QuorumServersFail(Quorum):
+    """They die and come back empty, are flushed, or stand still."""
+
+    def strike(self):
+        server = self.random.choice(self.servers)
+        how = self.random.randrange(3)
+        if how == 0:
+            self.stop_process(server.process)
+            return
+        if how == 1:
+            server.command("FLUSHALL")
+        else:
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+            self.pause(0.2)
+            server.start()
+        self.struck += 1
+        self.wait_counted(server)
+
+
+class QuorumProcessesFail(Quorum):
+    """Holders and waiters are killed or stop, while a server stands still."""
+
+    def strike(self):
+        server = self.random.choice(self.servers)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            (ProcessesAreKilled if self.random.randrange(2) else ProcessesStop).strike(self)
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+
+
 class Herd(Row):
     """Hundreds of threads lose their connections at once."""
     threads = 75
@@ -566,7 +639,7 @@ ROWS = [NetworkDelays, NetworkFallsSilent, NetworkDeliversLate, NetworkCutsAtAny
         ProcessesAreKilled, ServerStops, ServerSleeps, ServerRestartsEmpty, ServerRestartsWithItsLog, ServerRestartsWithAnOldLog, Flush, ScriptsForgotten, ClientsKilled,
         ClientsPaused, ServerBusyWithAScript, MemoryFull, EvictionAllkeysLru, EvictionAllkeysRandom, EvictionVolatileLru,
         EvictionVolatileTtl, EvictionVolatileRandom, NotEnoughReplicas, ChannelsForbidden, SubscribersTooSlow,
-        ServersClockJumps, Herd]
+        ServersClockJumps, QuorumServersFail, QuorumProcessesFail, Herd]
 
 
 def name_of(row):

@@ -9,6 +9,7 @@ mod failover;
 #[path = "../support/pki.rs"]
 #[allow(dead_code)]
 mod pki;
+#[path = "../support/recorder.rs"]
 mod recorder;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dlock::{Lock, Result, Status};
 use dlock_history::file::{Event, VERSION, Verdict, judge};
@@ -42,6 +42,16 @@ impl Recorder {
     /// From then until now the servers may have lost what they knew.
     pub fn disturbed_since(&self, at: u64) {
         self.tell(Event::Disturbed { at, lock: None, until: self.now() });
+    }
+
+    /// No faults from here on: whoever asks is served within that time.
+    pub fn calm(&self, bound: Duration) {
+        self.tell(Event::Calm { at: self.now(), bound: bound.as_micros() as u64 });
+    }
+
+    /// From then until now two servers gave the locks.
+    pub fn divided_since(&self, at: u64) {
+        self.tell(Event::Divided { at, until: self.now() });
     }
 
     pub fn fault(&self, kind: &str) -> u64 {
@@ -119,6 +129,10 @@ impl Witness<'_> {
 
     pub fn lock(&self) -> &Lock {
         &self.lock
+    }
+
+    pub fn into_lock(self) -> Lock {
+        self.lock
     }
 }
 

@@ -14,6 +14,8 @@ pub struct RedisServer {
     directory: PathBuf,
     port: u16,
     password: Option<String>,
+    program: PathBuf,
+    arguments: Vec<String>,
 }
 
 impl RedisServer {
@@ -43,34 +45,52 @@ impl RedisServer {
         let directory = std::env::temp_dir().join(format!("dlock-test-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory for the server");
         let port = free_port();
-        let child = Command::new(program)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--dir", directory.to_str().unwrap(), "--unixsocket", directory.join("s").to_str().unwrap()])
-            .args(["--repl-diskless-sync-delay", "0"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| {
-                let program = program.display();
-                panic!("{program}: {error}; set DLOCK_TEST_SERVER or put redis-server on the PATH")
-            });
+        let child = spawn(program, &directory, port, arguments);
         let password = arguments.iter().position(|a| *a == "--requirepass").map(|i| arguments[i + 1].to_owned());
-        let mut server = RedisServer { child, directory, port, password };
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = RedisServer { child, directory, port, password, program: program.to_owned(), arguments };
+        server.answers().then_some(server)
+    }
+
+    /// Waits until it answers. False: it has ended.
+    fn answers(&mut self) -> bool {
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
-            if let Ok(Some(_)) = server.child.try_wait() {
-                return None;
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return false;
             }
-            // Also one that answers errors to everything has come up.
-            match server.try_connect().map(|mut c| redis::cmd("PING").query::<redis::Value>(&mut c)) {
-                Ok(Ok(_)) => return Some(server),
-                Ok(Err(error)) if !error.is_io_error() => return Some(server),
+            // Another may be at the port for a moment. Also one that answers errors to everything has come up.
+            let ready = [format!("process_id:{}", self.child.id()), "loading:0".to_owned()];
+            match self.try_connect().map(|mut c| redis::cmd("INFO").query::<String>(&mut c)) {
+                Ok(Ok(info)) if ready.iter().all(|ready| info.lines().any(|line| line == ready)) => return true,
+                Ok(Err(error)) if !error.is_io_error() => return true,
                 _ => std::thread::sleep(Duration::from_millis(2)),
             }
         }
-        None
+        false
+    }
+
+    /// Ends it at once (`SIGKILL`); waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again where it was, with the data that it has saved; waits until it answers.
+    pub fn start_again(&mut self) {
+        self.kill();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            // Its port may be in use for a moment: by another test's server, or as a connection's own.
+            let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+            self.child = spawn(&self.program, &self.directory, self.port, &arguments);
+            if self.answers() {
+                return;
+            }
+            self.kill();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{} does not start again on port {}", self.program.display(), self.port);
     }
 
     /// The port on 127.0.0.1.
@@ -130,10 +150,25 @@ impl RedisServer {
     }
 }
 
+fn spawn(program: &Path, directory: &Path, port: u16, arguments: &[&str]) -> Child {
+    Command::new(program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--dir", directory.to_str().unwrap(), "--unixsocket", directory.join("s").to_str().unwrap()])
+        .args(["--repl-diskless-sync-delay", "0"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            let program = program.display();
+            panic!("{program}: {error}; set DLOCK_TEST_SERVER or put redis-server on the PATH")
+        })
+}
+
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         let _ = std::fs::remove_dir_all(Path::new(&self.directory));
     }
 }

@@ -400,3 +400,29 @@ fn a_locker_reconnects_over_tls_after_the_server_ended_its_connections() {
         lock.release().unwrap();
     }
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_lock_lives_on_a_quorum_over_tls() {
+    let pki = Pki::new();
+    let servers: Vec<(RedisServer, u16)> = (0..3).map(|_| pki.server("server", &[])).collect();
+    let hosts: Vec<String> = servers.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+    let url = |scheme: &str| format!("{scheme}://{}?ca={}", hosts.join(","), pki.path("ca.pem"));
+    let locker = |lease_ms| {
+        let mut options = options(&url("rediss-quorum"));
+        options.set_lease_ms(lease_ms).unwrap();
+        Locker::new(&options).unwrap()
+    };
+    let lockers = [locker(300), locker(300)];
+    let (one, two) = (lock(&lockers[0], "life"), lock(&lockers[1], "life"));
+    for _ in 0..20 {
+        one.acquire().unwrap();
+        assert!(!two.try_acquire().unwrap());
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| two.acquire());
+            one.release().unwrap();
+            waiter.join().unwrap().unwrap();
+        });
+        two.release().unwrap();
+    }
+}

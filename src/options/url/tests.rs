@@ -9,7 +9,7 @@ use crate::options::Options;
 fn config(url: &str) -> Config {
     match parse(url) {
         Ok(Target::Redis(config)) => *config,
-        Ok(Target::Memory(_) | Target::Cluster(..)) => panic!("{url} is something else"),
+        Ok(_) => panic!("{url} is something else"),
         Err(error) => panic!("{url}: {error}"),
     }
 }
@@ -227,6 +227,8 @@ fn no_password_is_shown_whether_it_was_encoded_or_not() {
                 format!("rediss://u:{word}@h"),
                 format!("redis+unix:///s?user=u&pass={word}"),
                 format!("redis+unix:///s?user=u&pass={word}&x=1"),
+                format!("redis-quorum://u:{word}@h,i,j?client_name=c"),
+                format!("redis-quorum://u:{word}@h,i"),
                 format!("nonsense://u:{word}@h"),
             ] {
                 let mut options = Options::new();
@@ -274,6 +276,51 @@ fn a_url_of_sentinels_names_them_the_service_and_two_logins() {
     }
 }
 
+fn servers(url: &str) -> Vec<Config> {
+    match parse(url) {
+        Ok(Target::Quorum(servers)) => servers,
+        Ok(_) => panic!("{url} is no quorum"),
+        Err(error) => panic!("{url}: {error}"),
+    }
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn a_quorum_is_three_five_or_seven_servers_with_all_else_in_common() {
+    let addresses = |url| servers(url).into_iter().map(|config| config.address).collect::<Vec<_>>();
+    assert_eq!(addresses("redis-quorum://a,b:7,[::1]:8"), [tcp("a", 6379), tcp("b", 7), tcp("::1", 8)]);
+    assert_eq!(addresses("redis-quorum://a,b,c,d,e").len(), 5);
+    assert_eq!(addresses("redis-quorum://a,b,c,d,e,f,g/2").len(), 7);
+    for config in servers("redis-quorum://u:p,w%40@a,b,c/3?client_name=me&keepalive_ms=500") {
+        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("u"), Some("p,w@")));
+        assert_eq!((config.database, config.client_name.as_str()), (3, "me"));
+        assert_eq!((config.keep_alive, config.tls.is_none()), (Some(Duration::from_millis(500)), true));
+    }
+    for (url, expected) in [
+        ("redis-quorum://", "server 1: the host must not be empty"),
+        ("redis-quorum://a", "names 1 servers; a quorum has 3, 5 or 7"),
+        ("redis-quorum://a,b", "names 2 servers"),
+        ("redis-quorum://a,b,c,d", "names 4 servers"),
+        ("redis-quorum://a,b,c,d,e,f,g,h,i", "names 9 servers"),
+        ("redis-quorum://a,,c", "server 2: the host must not be empty"),
+        ("redis-quorum://a,b,c:x", "server 3: the port must be a number"),
+        ("redis-quorum://a,b,A:6379", "servers 1 and 3 are the same"),
+        ("redis-quorum://a,b,c/x", "the database must be a number"),
+        ("redis-quorum://a,b,c?server_name=x", "server_name: only with rediss://"),
+        ("redis-quorum://u@a,b,c", "names a user and no password"),
+        ("redis-quorum://a,b,c?replicas=1", "replicas: not with redis-quorum://"),
+        ("redis-quorum://a,b,c?aof=1", "aof: not with redis-quorum://"),
+        ("redis-quorum://a,b,c?replicas_timeout_ms=0", "replicas_timeout_ms: not with redis-quorum://"),
+        ("redis-quorum://a,b,c?x=1", "no parameter x; known are client_name, keepalive_ms; with TLS"),
+    ] {
+        assert!(refusal(url).contains(expected), "{url}: {}", refusal(url));
+    }
+    for url in ["redis-quorum://u:hunter2/x@a,b,c", "redis-quorum://u:hunter2,a,b,c", "redis-quorum://u:hun#ter2@a,b,c"]
+    {
+        assert!(!refusal(url).contains("hun"), "{url}: {}", refusal(url));
+    }
+}
+
 #[test]
 fn copies_of_a_lock_are_asked_for_by_every_url_of_a_server() {
     let copies = |replicas, on_disk, ms| Some(Copies { replicas, on_disk, timeout: Duration::from_millis(ms) });
@@ -302,5 +349,13 @@ fn copies_of_a_lock_are_asked_for_by_every_url_of_a_server() {
         // All that is known fits a message.
         refusal(&format!("{url}parameter_of_twenty_four=1"));
         refusal(&format!("{url}a@b=1"));
+    }
+}
+
+#[test]
+#[cfg(all(feature = "tls", any(target_os = "linux", target_os = "android")))]
+fn a_quorum_may_speak_tls() {
+    for config in servers("rediss-quorum://a,b,c?ca=/ca.pem") {
+        assert_eq!(config.tls.unwrap().ca, Some("/ca.pem".into()));
     }
 }

@@ -75,6 +75,8 @@ pub struct MemoryServer {
     /// The server's clock at time 0, in microseconds since 1970.
     epoch_us: u64,
     sweep_at: usize,
+    /// One of several: without its counter it does not count, and lifts it by no step.
+    of_quorum: bool,
 }
 
 impl MemoryServer {
@@ -87,7 +89,18 @@ impl MemoryServer {
             channels: HashMap::new(),
             epoch_us,
             sweep_at: SWEEP_AT_LEAST,
+            of_quorum: false,
         }
+    }
+
+    /// The same as a server of a quorum, which does not count before its counter is set.
+    pub fn of_quorum(epoch_us: u64) -> Self {
+        MemoryServer { of_quorum: true, ..MemoryServer::new(epoch_us) }
+    }
+
+    /// Does it count in its quorum?
+    pub fn counts(&self) -> bool {
+        self.counter.is_some_and(|counter| counter >= TOKEN_FLOOR)
     }
 
     /// What a locker does before its first draw on a connection: lifts the counter above the server's clock and the
@@ -104,6 +117,10 @@ impl MemoryServer {
 
     /// Carries out one step, and appends what it publishes, with the channel, to `published`.
     pub fn execute(&mut self, now_us: u64, request: &Request, published: &mut Vec<(Arc<str>, Push)>) -> Reply {
+        if self.of_quorum && !self.counts() && !matches!(request.op, Op::Try { .. } | Op::Back | Op::Inspect) {
+            let text = "NOTMEMBER the server has lost its data and does not count".to_owned();
+            return Reply::Error(ServerError { class: ErrorClass::Reconnect, text });
+        }
         match request.op {
             Op::Try { lease_ms } => self.try_once(now_us, request, lease_ms),
             Op::Join { lease_ms, place, queue } => self.join(now_us, request, lease_ms, place, queue),
@@ -111,6 +128,8 @@ impl MemoryServer {
             Op::Release { leave } => self.release(now_us, request, leave, published),
             Op::Leave { lease_ms } => self.leave(now_us, request, lease_ms),
             Op::Inspect => Reply::Holder(self.holder(now_us, request.name.key())),
+            Op::Back => self.give_back(now_us, request),
+            Op::Confirm { token } => self.confirm(now_us, request, token),
         }
     }
 
@@ -247,6 +266,9 @@ impl MemoryServer {
 
     /// Join, re-check and retry.
     fn join(&mut self, now_us: u64, request: &Request, lease_ms: u64, place: u64, queue: bool) -> Reply {
+        if self.of_quorum {
+            self.counter = self.counter.map(|counter| counter.max(place));
+        }
         match self.look(now_us, request) {
             Found::Foreign(remaining_ms) => Reply::Foreign { remaining_ms },
             Found::Higher if !planted(Bug::StaleJoinTakes) => Reply::Stale,
@@ -281,6 +303,26 @@ impl MemoryServer {
         }
         self.dequeue(now_us, request);
         self.not_mine(now_us, request)
+    }
+
+    /// A release without a hand-off.
+    fn give_back(&mut self, now_us: u64, request: &Request) -> Reply {
+        self.dequeue(now_us, request);
+        if self.look(now_us, request) != Found::Mine {
+            return self.not_mine(now_us, request);
+        }
+        self.keys.remove(request.name.key());
+        Reply::Released { next: None }
+    }
+
+    /// What another server has drawn is this one's least number, under the key.
+    fn confirm(&mut self, now_us: u64, request: &Request, token: u64) -> Reply {
+        if self.look(now_us, request) != Found::Mine {
+            return self.not_mine(now_us, request);
+        }
+        let Some(counter) = &mut self.counter else { return Reply::Error(no_integer()) };
+        *counter = token.max(*counter);
+        Reply::Confirmed
     }
 
     /// Release and hand-off (rules 7 and 8).
@@ -408,10 +450,7 @@ impl MemoryServer {
 
     /// The next number, wherever the counter stands.
     fn increment(&mut self) -> Result<u64, ServerError> {
-        let Some(counter) = &mut self.counter else {
-            let text = format!("ERR value is not an integer or out of range ({FENCE})");
-            return Err(ServerError { class: ErrorClass::Report, text });
-        };
+        let counter = self.counter.as_mut().ok_or_else(no_integer)?;
         *counter += 1;
         Ok(*counter)
     }
@@ -517,6 +556,11 @@ impl MemoryServer {
         self.queues.retain(|_, queue| now_us < queue.expires_us);
         self.sweep_at = SWEEP_AT_LEAST.max(2 * self.keys.len());
     }
+}
+
+fn no_integer() -> ServerError {
+    let text = format!("ERR value is not an integer or out of range ({FENCE})");
+    ServerError { class: ErrorClass::Report, text }
 }
 
 /// That many milliseconds later.

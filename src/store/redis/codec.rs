@@ -3,7 +3,7 @@
 use super::error::classify;
 use super::resp::{self, Value};
 use super::scripts::{Script, Scripts};
-use crate::store::name::{CHANNEL_PREFIX, FENCE};
+use crate::store::name::{CHANNEL_PREFIX, FENCE, MEMBERSHIP};
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, ServerError};
 
 /// The server answered something that is no answer to what was asked.
@@ -61,7 +61,12 @@ impl Encoder {
                 resp::bytes(out, if queue { b"1" } else { b"0" });
             }
             Op::Renew { lease_ms } => {
-                let keys = if form == Form::KeyAlone { &all[..1] } else { &all[..2] };
+                let of_quorum = [key, queue, fence, MEMBERSHIP.as_bytes()];
+                let keys = match form {
+                    _ if scripts.quorum.is_some() => &of_quorum[..],
+                    Form::KeyAlone => &all[..1],
+                    Form::Hash | Form::Text => &all[..2],
+                };
                 call(out, &scripts.renew, with_text, keys, 3);
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
@@ -80,6 +85,16 @@ impl Encoder {
                 resp::bytes(out, acquisition);
                 resp::bytes(out, member);
                 resp::number(out, lease_ms);
+            }
+            Op::Back => {
+                call(out, &scripts.back, with_text, &all[..2], 2);
+                resp::bytes(out, acquisition);
+                resp::bytes(out, member);
+            }
+            Op::Confirm { token } => {
+                call(out, &scripts.confirm, with_text, &all, 2);
+                resp::bytes(out, acquisition);
+                resp::number(out, token);
             }
         }
     }
@@ -254,6 +269,7 @@ fn answered(value: &Value) -> Result<Reply, Unexpected> {
         "stale" => Reply::Stale,
         "renewed" => Reply::Renewed { remaining_ms: count(1)? },
         "again" => Reply::Again,
+        "confirmed" => Reply::Confirmed,
         "released" => Reply::Released { next: None },
         "next" => {
             let acquisition = part(1).and_then(Value::text).and_then(Acquisition::parse).ok_or(Unexpected)?;

@@ -79,7 +79,7 @@ impl Copying {
 
     /// A request is written.
     pub fn note(&mut self, op: Op) {
-        self.written |= !matches!(op, Op::Release { .. } | Op::Inspect);
+        self.written |= !matches!(op, Op::Release { .. } | Op::Inspect | Op::Back);
     }
 
     /// Appends the question if it is time for it. True: it has an answer to be waited for.

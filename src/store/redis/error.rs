@@ -3,7 +3,7 @@
 use crate::store::{ErrorClass, ServerError};
 
 /// What an error reply calls for, by its code.
-const CLASSES: [(&str, ErrorClass); 9] = [
+const CLASSES: [(&str, ErrorClass); 10] = [
     ("BUSY", ErrorClass::Retry),
     ("TRYAGAIN", ErrorClass::Retry),
     ("CLUSTERDOWN", ErrorClass::Retry),
@@ -12,6 +12,8 @@ const CLASSES: [(&str, ErrorClass); 9] = [
     ("MASTERDOWN", ErrorClass::Reconnect),
     ("NOAUTH", ErrorClass::Reconnect),
     ("UNBLOCKED", ErrorClass::Reconnect),
+    // Of a quorum's server that lost its data: its connections are made anew when it counts again.
+    ("NOTMEMBER", ErrorClass::Reconnect),
     ("OOM", ErrorClass::Memory),
 ];
 

@@ -1,16 +1,17 @@
 //! What a new connection says first, and what each refusal means. Knows the order of the first commands only.
 //! (That to a sentinel is over with the answer.)
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::error::{A_NODE, Denied, denied, has_code, reason};
 use super::resp::{self, Array, Value};
-use super::scripts::Scripts;
+use super::scripts::{Script, Scripts};
 use super::socket::Received;
 use super::stream::Stream;
 use super::{Address, Config, Copies, Site, codec, warnings};
 use crate::store::Unreachable;
-use crate::store::name::{CHANNELS, FENCE, FENCE_LIFE};
+use crate::store::name::{CHANNELS, FENCE, FENCE_LIFE, MEMBERSHIP};
 
 /// What the floor script answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -107,6 +108,15 @@ const NODE_RIGHTS: [(Step, &[&[u8]]); 2] = [
     (Step::Sharded("SSUBSCRIBE"), &[b"SSUBSCRIBE", NO_CHANNEL]),
 ];
 
+/// What besides a server of a quorum is asked for.
+#[rustfmt::skip]
+const MEMBER_RIGHTS: [(Step, &[&[u8]]); 4] = [
+    (Step::Right("HGET"), &[b"HGET", NO_KEY, b"0"]),
+    (Step::Right("HMGET"), &[b"HMGET", NO_KEY, b"0"]),
+    (Step::Right("HSET"), &[b"HSET", NO_KEY, b"0", b"0"]),
+    (Step::Right("HDEL"), &[b"HDEL", NO_KEY, b"0"]),
+];
+
 /// What is sent, and what for.
 #[derive(Default)]
 struct Opening {
@@ -136,15 +146,23 @@ impl Opening {
         this
     }
 
+    /// For requests: on its database, its rights and the scripts known. `more`: what rights it needs besides.
+    fn for_requests(site: &Site, scripts: &Scripts, more: &[(Step, &[&[u8]])]) -> Self {
+        let (mut this, config) = (Opening::new(site), &site.config);
+        if config.database != 0 {
+            this.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
+        }
+        this.ask_rights(more, config.copies.as_ref().map(Copies::command));
+        this.say(Step::Memory, &[b"INFO", b"memory"]);
+        for script in scripts.steps() {
+            this.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
+        }
+        this
+    }
+
     fn say(&mut self, step: Step, words: &[&[u8]]) {
         resp::words(&mut self.out, words);
         self.steps.push(step);
-    }
-
-    fn load(&mut self, scripts: &Scripts) {
-        for script in scripts.steps() {
-            self.say(Step::Wish("SCRIPT LOAD", WITHOUT_LOAD), &[b"SCRIPT", b"LOAD", script.body.as_bytes()]);
-        }
     }
 
     /// May the user run all that will be run? A script that is refused a command half way cannot take back what it did.
@@ -170,13 +188,7 @@ impl Opening {
 /// 5); all asked in one write.
 pub fn for_commands(site: &Site, scripts: &Scripts, highest: u64, known: &str) -> Result<(Stream, Floor), Refused> {
     let config = &site.config;
-    let mut opening = Opening::new(site);
-    if config.database != 0 {
-        opening.say(Step::Select, &[b"SELECT", config.database.to_string().as_bytes()]);
-    }
-    opening.ask_rights(&[], config.copies.as_ref().map(Copies::command));
-    opening.say(Step::Memory, &[b"INFO", b"memory"]);
-    opening.load(scripts);
+    let mut opening = Opening::for_requests(site, scripts, &[]);
     codec::call(&mut opening.out, &scripts.floor, true, &[FENCE.as_bytes(), FENCE_LIFE.as_bytes()], 2);
     resp::number(&mut opening.out, highest);
     resp::bytes(&mut opening.out, known.as_bytes());
@@ -214,10 +226,7 @@ pub struct Node {
 /// A connection for requests to a node of a cluster: as [`for_commands`], but for the database, which is always 0, and the
 /// counters, of which each slot has its own.
 pub fn for_node(site: &Site, scripts: &Scripts) -> Result<Node, Refused> {
-    let mut opening = Opening::new(site);
-    opening.ask_rights(&NODE_RIGHTS, site.config.copies.as_ref().map(Copies::command));
-    opening.say(Step::Memory, &[b"INFO", b"memory"]);
-    opening.load(scripts);
+    let mut opening = Opening::for_requests(site, scripts, &NODE_RIGHTS);
     opening.say(Step::Slots, &[b"CLUSTER", b"SLOTS"]);
     let (mut refused, mut slots) = (Vec::new(), Vec::new());
     let (stream, _) = shake(site, &opening, |step, value, wire| match (step, value) {
@@ -240,6 +249,28 @@ pub fn for_node_messages(site: &Site) -> Result<Stream, Refused> {
     let mut opening = Opening::new(site);
     opening.say(Step::Right("PING"), &[b"PING"]);
     shake(site, &opening, |_, _, _| {}).map(|(stream, _)| stream)
+}
+
+/// A connection for requests to a server of a quorum, and what is its script's answer about its membership. `arguments`
+/// are those of `script`.
+pub fn for_member(
+    site: &Site,
+    scripts: &Scripts,
+    script: &Script,
+    arguments: &[u64],
+) -> Result<(Stream, Vec<i64>), Unreachable> {
+    let mut opening = Opening::for_requests(site, scripts, &MEMBER_RIGHTS);
+    codec::call(&mut opening.out, script, true, &[FENCE.as_bytes(), MEMBERSHIP.as_bytes()], arguments.len());
+    arguments.iter().for_each(|&argument| resp::number(&mut opening.out, argument));
+    opening.steps.push(Step::Floor);
+    let mut answer = Vec::new();
+    let shaken = shake(site, &opening, |step, value, _| match value {
+        Value::Array(parts) if step == Step::Floor => answer.extend(parts.iter().map_while(|part| part.int())),
+        _ if step == Step::Floor => answer.extend(value.int()),
+        _ => {}
+    });
+    let (stream, _) = shaken.map_err(|refused| refused.why)?;
+    Ok((stream, answer))
 }
 
 /// A connection for messages: authenticated and subscribed. What came behind the confirmation is answered with it.
@@ -313,6 +344,9 @@ fn shake(
                 Ok(count) => sent += count,
                 Err(error) => lost = Some(error.to_string()),
             }
+        }
+        if site.stopped.load(Ordering::Acquire) {
+            return Err(unreachable(config, "no longer wanted").into());
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let unsent = sent < out.len() && lost.is_none();
@@ -507,16 +541,22 @@ mod tests {
     #[test]
     fn the_right_to_each_command_of_the_scripts_is_asked_for() {
         let scripts = Scripts::new();
-        let bodies = scripts.steps().into_iter().chain([&scripts.floor]).map(|script| script.body);
-        let called: Vec<&str> = bodies.flat_map(|body| body.split("call('").skip(1)).collect();
+        let of_quorum = Scripts::of_quorum();
+        let membership = of_quorum.quorum.iter().flat_map(|quorum| [&quorum.look, &quorum.admit]);
+        let of_quorum = of_quorum.steps().chain(membership).map(|script| (script, true));
+        let all = scripts.steps().chain([&scripts.floor]).map(|script| (script, false)).chain(of_quorum);
+        let called: Vec<(&str, bool)> = all
+            .flat_map(|(script, quorum)| script.body.split("call('").skip(1).map(move |call| (call, quorum)))
+            .collect();
         assert!(called.len() > 40, "{}", called.len());
-        for call in called {
+        for (call, quorum) in called {
             let command = call.split('\'').next().unwrap();
             let asked = |(step, words): &(Step, &[&[u8]])| {
                 let (Step::Right(name) | Step::Wish(name, _) | Step::Sharded(name)) = step else { return false };
                 *name == command && words[0] == command.as_bytes()
             };
-            assert!(RIGHTS.iter().chain(&NODE_RIGHTS).any(asked), "{command}");
+            let of_member = quorum && MEMBER_RIGHTS.iter().any(asked);
+            assert!(RIGHTS.iter().chain(&NODE_RIGHTS).any(asked) || of_member, "{command}");
         }
     }
 }

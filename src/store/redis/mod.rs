@@ -15,6 +15,8 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handshake;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod member;
 mod resp;
 mod scripts;
 mod sentinel;
@@ -32,6 +34,7 @@ mod warnings;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,11 +42,14 @@ use std::time::Duration;
 pub use self::cluster::ClusterStore;
 pub use self::copies::Copies;
 use self::handshake::Refused;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(in crate::store) use self::member::{Admission, Look};
 use self::scripts::Scripts;
 pub use self::sentinel::Service;
 use self::sentinel::{Era, Watch};
-use self::socket::Descriptors;
+use self::stream::Stream;
 use self::warnings::Warnings;
+use super::descriptors::Descriptors;
 use super::{Connection, Store, Subscription, Unreachable};
 
 /// Where the server listens.
@@ -181,6 +187,8 @@ struct Site {
     descriptors: Arc<Descriptors>,
     trust: Arc<tls::Trust>,
     warnings: Arc<Warnings>,
+    /// No more handshakes: those under way end.
+    stopped: Arc<AtomicBool>,
 }
 
 impl Site {
@@ -189,13 +197,15 @@ impl Site {
             // The connection says nothing meanwhile.
             copies.timeout = copies.timeout.min(config.response_timeout / 2).max(Duration::from_millis(1));
         }
-        Site { config, is_named: false, descriptors, trust: Arc::default(), warnings: Arc::default() }
+        let (trust, warnings, stopped) = (Arc::default(), Arc::default(), Arc::default());
+        Site { config, is_named: false, descriptors, trust, warnings, stopped }
     }
 
     /// The same for the connections to another server.
     fn with(&self, config: Config, is_named: bool) -> Self {
         let (descriptors, trust) = (Arc::clone(&self.descriptors), Arc::clone(&self.trust));
-        Site { config, is_named, descriptors, trust, warnings: Arc::clone(&self.warnings) }
+        let (warnings, stopped) = (Arc::clone(&self.warnings), Arc::clone(&self.stopped));
+        Site { config, is_named, descriptors, trust, warnings, stopped }
     }
 }
 
@@ -217,14 +227,12 @@ struct Reached {
 impl RedisStore {
     /// No I/O.
     pub fn new(config: Config) -> Self {
+        Self::with_scripts(config, Scripts::new())
+    }
+
+    fn with_scripts(config: Config, scripts: Scripts) -> Self {
         let (address, site) = (config.address.to_string(), Site::new(config, Descriptors::new()));
-        RedisStore {
-            site,
-            address,
-            scripts: Arc::new(Scripts::new()),
-            known: Mutex::default(),
-            watch: Watch::default(),
-        }
+        RedisStore { site, address, scripts: Arc::new(scripts), known: Mutex::default(), watch: Watch::default() }
     }
 
     /// Shakes hands with the server, wherever it is now.
@@ -233,7 +241,18 @@ impl RedisStore {
             return self.watch.reach(&self.site, service, shake);
         }
         let shaken = shake(&self.site).map_err(|refused| refused.why)?;
-        Ok((shaken, Reached { address: self.address.as_str().into(), era: Era::endless() }))
+        Ok((shaken, self.reached()))
+    }
+
+    /// The server of the address.
+    fn reached(&self) -> Reached {
+        Reached { address: self.address.as_str().into(), era: Era::endless() }
+    }
+
+    fn connection(&self, stream: Stream, to: Reached) -> Box<dyn Connection> {
+        let (Config { response_timeout, copies, .. }, scripts) = (&self.site.config, Arc::clone(&self.scripts));
+        let Reached { address, era } = to;
+        Box::new(connection::RedisConnection::new(stream, address, era, *response_timeout, *copies, scripts))
     }
 }
 
@@ -245,7 +264,7 @@ impl Store for RedisStore {
             (known.highest, known.replication_id.clone())
         };
         let shake = |site: &Site| handshake::for_commands(site, &self.scripts, highest, &known_id);
-        let ((stream, floor), Reached { address, era }) = self.reach(shake)?;
+        let ((stream, floor), reached) = self.reach(shake)?;
         {
             let mut known = self.known.lock().unwrap_or_else(|poison| poison.into_inner());
             known.highest = known.highest.max(floor.counter);
@@ -253,8 +272,7 @@ impl Store for RedisStore {
                 known.replication_id = floor.replication_id;
             }
         }
-        let (Config { response_timeout, copies, .. }, scripts) = (&self.site.config, Arc::clone(&self.scripts));
-        Ok(Box::new(connection::RedisConnection::new(stream, address, era, *response_timeout, *copies, scripts)))
+        Ok(self.connection(stream, reached))
     }
 
     fn subscribe(

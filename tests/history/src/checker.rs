@@ -43,7 +43,7 @@ pub struct History<L, W> {
     /// Until when two servers last gave the locks.
     divided_until: Option<Time>,
     pub counts: Counts,
-    record: Option<Box<dyn Write>>,
+    record: Option<Box<dyn Write + Send>>,
 }
 
 /// What a history amounted to.
@@ -108,7 +108,7 @@ impl<L, W> Default for History<L, W> {
 
 impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
     /// Writes down all that it is told from now on, in the format of [`crate::file`].
-    pub fn record(&mut self, mut to: Box<dyn Write>) {
+    pub fn record(&mut self, mut to: Box<dyn Write + Send>) {
         writeln!(to, "{VERSION}").expect("the history can be written");
         self.record = Some(to);
     }
@@ -353,7 +353,7 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         Self::write_down(&mut self.record, event);
     }
 
-    fn write_down<'a>(record: &mut Option<Box<dyn Write>>, event: impl FnOnce() -> Event<&'a L, &'a W, &'a str>)
+    fn write_down<'a>(record: &mut Option<Box<dyn Write + Send>>, event: impl FnOnce() -> Event<&'a L, &'a W, &'a str>)
     where
         L: 'a,
         W: 'a,

@@ -18,9 +18,9 @@ use super::super::stream::Stream;
 use super::super::{Config, error, resp};
 use super::map::Node;
 use super::messages::Admission;
-use super::poller::Poller;
 use super::{Mail, PAUSE, Shared};
 use crate::store::name::{FENCE, FENCE_LIFE};
+use crate::store::poller::Poller;
 use crate::store::{Connection, ErrorClass, HandOff, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// A request is sent on at most so often; the map must be changing faster than it is learnt.
@@ -102,9 +102,7 @@ pub struct ClusterConnection {
 impl ClusterConnection {
     pub fn new(shared: &Arc<Shared>, node: Arc<Node>, stream: Stream) -> io::Result<Self> {
         let (poller, mail) = (Poller::new(&shared.descriptors)?, Mail::new(&shared.descriptors)?);
-        if !poller.add(mail.bell.fd(), MAIL) {
-            return Err(io::Error::last_os_error());
-        }
+        poller.add(mail.bell.fd(), MAIL)?;
         let mut this = ClusterConnection {
             shared: Arc::clone(shared),
             links: HashMap::new(),
@@ -124,7 +122,7 @@ impl ClusterConnection {
     }
 
     fn install(&mut self, node: Arc<Node>, stream: Stream) {
-        self.poller.add(stream.fd(), u64::from(node.index));
+        let _ = self.poller.add(stream.fd(), u64::from(node.index));
         let Config { response_timeout, copies, .. } = node.site.config;
         let (address, scripts) = (Arc::clone(&node.text), Arc::clone(&self.shared.scripts));
         let connection = RedisConnection::new(stream, address, Era::endless(), response_timeout, copies, scripts);

@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use super::super::error::redirection;
 use super::super::resp::Value;
-use super::super::socket::Descriptors;
 use super::super::{Address, Config};
 use super::map::Map;
 use super::messages::listen;
+use crate::store::descriptors::Descriptors;
 
 /// Takes an answer for a map, a redirection and a message.
 pub fn answer(value: &Value, wire: &[u8]) {

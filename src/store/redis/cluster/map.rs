@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::handshake::Floor;
 use super::super::resp::{self, Value};
 use super::super::slot::SLOTS;
-use super::super::socket::Descriptors;
 use super::super::{Address, Config, Site};
+use crate::store::descriptors::Descriptors;
 
 /// No more nodes than that are ever believed in.
 const NODES_MAX: usize = 1_000;

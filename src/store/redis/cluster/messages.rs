@@ -22,8 +22,8 @@ use super::super::slot::{slot, tag_of};
 use super::super::stream::Stream;
 use super::super::subscription::{KEEP_ALIVE, RedisSubscription, payload_of};
 use super::map::Node;
-use super::poller::{Bell, Poller};
 use super::{Mail, PAUSE, Shared, Ways};
+use crate::store::poller::{Bell, Poller};
 use crate::store::{Acquisition, Push, Request, Subscription, Unreachable};
 
 /// After a slot's channel was refused, before it is asked for again; its waiters poll meanwhile.
@@ -241,7 +241,7 @@ impl Reader {
         for (index, connected) in self.mail.take() {
             let node = shared.map.node(index);
             if let (Ok(stream), Some(node)) = (connected, node) {
-                self.poller.add(stream.fd(), u64::from(index));
+                let _ = self.poller.add(stream.fd(), u64::from(index));
                 let inner = RedisSubscription::new(
                     stream,
                     Arc::clone(&node.text),
@@ -428,9 +428,7 @@ impl ClusterSubscription {
     /// Begins to read, instead of whatever was read before.
     pub fn open(shared: &Arc<Shared>, channel: &str) -> io::Result<Self> {
         let (poller, mail) = (Arc::new(Poller::new(&shared.descriptors)?), Mail::new(&shared.descriptors)?);
-        if !poller.add(mail.bell.fd(), MAIL) {
-            return Err(io::Error::last_os_error());
-        }
+        poller.add(mail.bell.fd(), MAIL)?;
         let (same, same_mail) = (Arc::clone(&poller), Arc::clone(&mail));
         let reader = Reader {
             channel: channel.into(),

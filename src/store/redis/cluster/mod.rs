@@ -1,7 +1,7 @@
 //! Locks on a cluster: each lock's keys are in one slot, and each step goes to the node that has it.
 //!
 //! [`map`] knows which node that is; [`connection`] routes requests, over one connection to each node in use; [`messages`]
-//! is subscribed at the nodes whose locks are waited for; [`poller`] makes one descriptor of many. A node that ends takes
+//! is subscribed at the nodes whose locks are waited for; [`poller`](crate::store::poller) makes one descriptor of many. A node that ends takes
 //! its own requests with it and no others. Connections to nodes are made on threads of their own, so that none waits for
 //! another node.
 
@@ -10,7 +10,6 @@ mod connection;
 pub(super) mod fuzzing;
 mod map;
 mod messages;
-mod poller;
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -21,14 +20,14 @@ use std::time::{Duration, Instant};
 use self::connection::ClusterConnection;
 use self::map::{Map, Node};
 use self::messages::{ClusterSubscription, Messages};
-use self::poller::Bell;
 use super::codec::Layout;
 use super::handshake;
 use super::scripts::Scripts;
-use super::socket::Descriptors;
 use super::{Address, Config};
-use crate::driver::thread::Thread;
+use crate::store::descriptors::Descriptors;
+use crate::store::poller::Bell;
 use crate::store::{Connection, Store, Subscription, Unreachable};
+use crate::thread::Thread;
 
 /// Room for the descriptors of some hundred nodes.
 const DESCRIPTORS: usize = 2_048;

@@ -1,13 +1,16 @@
-//! Many sockets behind one descriptor, and a signal among them by which another thread wakes whoever polls. Knows no
-//! protocol.
+//! Many descriptors behind one, and what else may be among them: a bell, by which another thread wakes whoever polls, and an
+//! alarm. Knows no protocol. In a forked child they are closed as the sockets are.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::socket::{Descriptors, Noted};
-use crate::driver::Signal;
+use super::descriptors::{Descriptors, Noted};
+use crate::driver::{Signal, Timer};
+
+/// Microseconds on the clock of [`crate::clock`].
+pub type Time = u64;
 
 /// A set of descriptors; readable while one of them has something.
 pub struct Poller {
@@ -40,26 +43,29 @@ impl Poller {
         self.set.0
     }
 
-    fn control(&self, operation: i32, fd: RawFd, name: u64, unsent: bool) -> bool {
+    fn control(&self, operation: i32, fd: RawFd, name: u64, unsent: bool) -> io::Result<()> {
         let events = if unsent { libc::EPOLLIN | libc::EPOLLOUT } else { libc::EPOLLIN };
         let mut event = libc::epoll_event { events: events as u32, u64: name };
         // SAFETY: `event` is valid; a descriptor that is not open is refused.
-        unsafe { libc::epoll_ctl(self.set.0, operation, fd, &mut event) == 0 }
+        match unsafe { libc::epoll_ctl(self.set.0, operation, fd, &mut event) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
-    /// Looks after that descriptor under that name. False: there is no memory for it.
-    pub fn add(&self, fd: RawFd, name: u64) -> bool {
+    /// Looks after that descriptor under that name. `Err`: there is no memory for it.
+    pub fn add(&self, fd: RawFd, name: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, name, false)
     }
 
     /// With `unsent`, also for room to send.
     pub fn set(&self, fd: RawFd, name: u64, unsent: bool) {
-        self.control(libc::EPOLL_CTL_MOD, fd, name, unsent);
+        let _ = self.control(libc::EPOLL_CTL_MOD, fd, name, unsent);
     }
 
     /// To be called before it is closed: while a forked child has a copy, the kernel would go on looking after it.
     pub fn remove(&self, fd: RawFd) {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, false);
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, false);
     }
 
     /// Appends the names of those that have something, after at most `wait`.
@@ -72,7 +78,7 @@ impl Poller {
     }
 }
 
-/// A signal whose descriptor a forked child closes.
+/// Readable from [`Bell::ring`] to [`Bell::clear`].
 pub struct Bell {
     /// Dropped first, as above.
     _noted: Option<Noted>,
@@ -95,5 +101,36 @@ impl Bell {
 
     pub fn fd(&self) -> RawFd {
         self.signal.fd()
+    }
+}
+
+/// Readable from a time on.
+pub struct Alarm {
+    /// Dropped first, as above.
+    _noted: Option<Noted>,
+    timer: Timer,
+    /// What it is set to.
+    at: Option<Time>,
+}
+
+impl Alarm {
+    pub fn new(all: &Arc<Descriptors>) -> io::Result<Self> {
+        let timer = Timer::new();
+        if timer.fd() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Alarm { _noted: all.note(timer.fd()), timer, at: None })
+    }
+
+    /// `None`: never.
+    pub fn set(&mut self, at: Option<Time>) {
+        if self.at != at {
+            self.at = at;
+            self.timer.set(at.unwrap_or(Time::MAX));
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.timer.fd()
     }
 }
