@@ -8,16 +8,21 @@ use std::os::fd::RawFd;
 use super::signal::{Signal, close_in_child};
 use super::slot::{Callers, Slot};
 use crate::store::Subscription;
-use crate::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use crate::store::descriptors::Descriptors;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The signals of as many successive subscriptions, on two descriptors each where there is no eventfd, may be there at a time.
+const SIGNALS_MAX: usize = 8;
 
 /// The one subscription of a locker.
 pub struct Feed {
     state: Mutex<State>,
     /// A call has stopped reading, and neither has another begun nor the background thread polled since.
     unattended: AtomicBool,
-    /// For a forked child, which must take no mutex: the signal's descriptor.
-    signal_fd: AtomicI32,
+    /// For a forked child, which must take no mutex: the descriptors of the signals, of which an earlier one may still be in
+    /// the hands of a call.
+    signals: std::sync::Arc<Descriptors>,
 }
 
 /// A subscription in its reader's hands, and which of the successive subscriptions it is.
@@ -53,8 +58,8 @@ impl State {
 
 impl Feed {
     pub fn new() -> io::Result<Self> {
-        let signal = Arc::new(Signal::new()?);
-        let signal_fd = AtomicI32::new(signal.fd());
+        let signals = Descriptors::with_room(SIGNALS_MAX);
+        let signal = Arc::new(Signal::noted(&signals)?);
         let state = State {
             generation: 0,
             subscription: None,
@@ -63,7 +68,7 @@ impl Feed {
             callers: Callers::default(),
             pings: Vec::new(),
         };
-        Ok(Feed { state: Mutex::new(state), unattended: AtomicBool::new(false), signal_fd })
+        Ok(Feed { state: Mutex::new(state), unattended: AtomicBool::new(false), signals })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,11 +77,10 @@ impl Feed {
 
     /// A new subscription, instead of any there is. The engine is told after this.
     pub fn install(&self, subscription: Box<dyn Subscription>) {
-        let signal = Signal::new().map(Arc::new);
+        let signal = Signal::noted(&self.signals).map(Arc::new);
         let mut state = self.state();
         let old = state.begin(Some(subscription));
         if let Ok(signal) = signal {
-            self.signal_fd.store(signal.fd(), Ordering::Relaxed);
             state.signal = signal;
         }
         drop(state);
@@ -168,6 +172,6 @@ impl Feed {
     }
 
     pub fn close_in_child(&self) {
-        close_in_child(self.signal_fd.load(Ordering::Relaxed));
+        self.signals.take_in_child().for_each(close_in_child);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::clock::CLOCK;
 use crate::engine::Time;
+use crate::store::descriptors::{Descriptors, Noted};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::libc;
 
@@ -25,6 +27,8 @@ pub struct Signal {
     /// Spares the system call where the descriptor is readable already. Cleared after the descriptor: who finds it set
     /// did his work before the reader looks for it.
     raised: AtomicBool,
+    /// Where a forked child finds the descriptors.
+    noted: [Option<Noted>; 2],
 }
 
 impl Signal {
@@ -35,7 +39,7 @@ impl Signal {
         if fd < 0 {
             Err(io::Error::last_os_error())
         } else {
-            Ok(Signal { read: fd, write: fd, raised: AtomicBool::new(false) })
+            Ok(Signal { read: fd, write: fd, raised: AtomicBool::new(false), noted: [None, None] })
         }
     }
 
@@ -52,7 +56,7 @@ impl Signal {
                 libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
             }
         }
-        Ok(Signal { read: fds[0], write: fds[1], raised: AtomicBool::new(false) })
+        Ok(Signal { read: fds[0], write: fds[1], raised: AtomicBool::new(false), noted: [None, None] })
     }
 
     pub fn fd(&self) -> RawFd {
@@ -88,6 +92,13 @@ impl Signal {
         }
     }
 
+    /// The same, for a forked child to be closed by `all` for as long as this lives.
+    pub fn noted(all: &Arc<Descriptors>) -> io::Result<Self> {
+        let mut signal = Signal::new()?;
+        signal.noted = [all.note(signal.read), if signal.write == signal.read { None } else { all.note(signal.write) }];
+        Ok(signal)
+    }
+
     /// In a forked child: close the descriptors, nothing else.
     pub fn close_in_child(&self) {
         close_in_child(self.read);
@@ -99,6 +110,7 @@ impl Signal {
 
 impl Drop for Signal {
     fn drop(&mut self) {
+        self.noted = [None, None]; // before they are closed: their numbers may be another's then
         self.close_in_child();
     }
 }

@@ -1,4 +1,4 @@
-//! Which descriptors a store has open, for a forked child: it must take no mutex, and closes its copies of them all. Knows
+//! Which descriptors are open, for a forked child: it must take no mutex, and closes its copies of them all. Knows
 //! not what they are.
 
 use std::os::fd::RawFd;
@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// more.
 const SOCKETS_MAX: usize = 16;
 
-/// The descriptors of one store: its sockets, also one that another thread is just connecting, and what it polls them with.
+/// Some descriptors, as those of one store: its sockets, also one that another thread is just connecting, and what it polls them with.
+#[derive(Debug)]
 pub struct Descriptors(Box<[AtomicI32]>);
 
 /// A place among the descriptors.
+#[derive(Debug)]
 pub struct Noted {
     all: Arc<Descriptors>,
     place: usize,

@@ -4,7 +4,7 @@
 //! [`redis`] sends scripts to a server, [`memory`] carries out the same rules in this process. The engine speaks this
 //! vocabulary and knows neither of them.
 
-mod descriptors;
+pub(crate) mod descriptors;
 pub mod memory;
 pub mod name;
 #[cfg(any(target_os = "linux", target_os = "android"))]
