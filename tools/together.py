@@ -71,7 +71,7 @@ def main(arguments):
     if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    return all_of([(f"# {' '.join(command)}", command, None) for command in split(arguments)])
+    return all_of([(f"$ {' '.join(command)}", command, None) for command in split(arguments)])
 
 
 if __name__ == "__main__":
