@@ -36,9 +36,7 @@ fn play(
     let relay = Relay::start(server.port(), plan);
     let setting = Setting { server, relay: &relay, response_timeout, name: format!("{} {number:06}.", story.name) };
     let outcome = (story.play)(&setting)?;
-    // A request that the relay still had in its hands when its connection was given up may run after the release on another
-    // link, and takes the lock for one lease (rule 11).
-    let deadline = Instant::now() + PATIENCE + Duration::from_millis(stories::LEASE_MS);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let left = setting.keys();
         if left.is_empty() {

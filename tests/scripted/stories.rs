@@ -13,7 +13,7 @@ use super::relay::{Fate, Relay};
 
 pub const GROUP: &str = "g";
 /// Longer than a story, so that what is left behind is seen.
-pub const LEASE_MS: u64 = 60_000;
+const LEASE_MS: u64 = 60_000;
 /// Where answers stay out. Elsewhere nobody waits for that long, and a machine that is busy must not look like it.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
