@@ -2,9 +2,10 @@
 //! all of its kind from then on) what a script says: cuts it at a byte, falls silent there, sends something else, sends
 //! it twice or late, or lets the command never arrive.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -64,6 +65,8 @@ struct State {
     /// Scripts by what `EVALSHA` calls them.
     scripts: HashMap<Vec<u8>, &'static str>,
     streams: Vec<TcpStream>,
+    /// The clients whose commands are being carried; open for as long as they are here.
+    clients: HashSet<RawFd>,
 }
 
 impl State {
@@ -177,21 +180,33 @@ impl Shared {
             self.state().streams.extend([copy(&client), copy(&server)]);
             let line: Arc<Mutex<VecDeque<Asked>>> = Arc::default();
             let (shared, asked, from, to) = (Arc::clone(self), Arc::clone(&line), copy(&client), copy(&server));
-            std::thread::spawn(move || shared.requests(&asked, from, to));
+            self.state().clients.insert(from.as_raw_fd());
+            std::thread::spawn(move || {
+                shared.requests(&asked, &from, to);
+                shared.state().clients.remove(&from.as_raw_fd());
+            });
             let shared = Arc::clone(self);
             std::thread::spawn(move || shared.answers(&line, server, client));
         }
     }
 
+    /// What a client sent on a connection that it has closed reaches the server before what it sends on another after that,
+    /// as it does without a relay in between: else it could run after a release, and take the lock for a lease (rule 11).
+    fn let_the_dead_go_first(&self, own: &TcpStream) {
+        while !is_closed(own.as_raw_fd()) && self.state().clients.iter().any(|&client| is_closed(client)) {
+            std::thread::yield_now();
+        }
+    }
+
     /// Carries commands to the server, one by one.
-    fn requests(&self, line: &Mutex<VecDeque<Asked>>, mut from: TcpStream, mut to: TcpStream) {
+    fn requests(&self, line: &Mutex<VecDeque<Asked>>, from: &TcpStream, mut to: TcpStream) {
         let (mut input, mut rights) = (Vec::new(), Rights::Unasked);
-        while read_more(&mut from, &mut input) {
+        while read_more(from, &mut input) {
             while let Some(length) = length(&input) {
                 let mut asked = self.asked(&words(&input[..length]), &mut rights);
                 let fate = self.state().strikes(asked.0, true);
                 if let Some(Fate::Unsent) = fate {
-                    return cut(&from, &to);
+                    return cut(from, &to);
                 }
                 let refused = if let Some(Fate::Refused(words)) = fate { Some(words) } else { None };
                 asked.1 = refused;
@@ -201,8 +216,9 @@ impl Shared {
                     (Some(_), "EXEC") => DISCARD,
                     (Some(_), _) => NO_COMMAND,
                 };
+                self.let_the_dead_go_first(from);
                 if to.write_all(command).is_err() {
-                    return cut(&from, &to);
+                    return cut(from, &to);
                 }
                 input.drain(..length);
             }
@@ -211,9 +227,9 @@ impl Shared {
     }
 
     /// Carries answers and messages to the client, one by one.
-    fn answers(&self, line: &Mutex<VecDeque<Asked>>, mut from: TcpStream, mut to: TcpStream) {
+    fn answers(&self, line: &Mutex<VecDeque<Asked>>, from: TcpStream, mut to: TcpStream) {
         let (mut input, mut silent) = (Vec::new(), false);
-        while read_more(&mut from, &mut input) {
+        while read_more(&from, &mut input) {
             while let Some(length) = length(&input) {
                 let mut answer: Vec<u8> = input.drain(..length).collect();
                 let (kind, refused) = self.kind_of(line, &answer);
@@ -273,7 +289,14 @@ fn cut(one: &TcpStream, other: &TcpStream) {
     let _ = (one.shutdown(Shutdown::Both), other.shutdown(Shutdown::Both));
 }
 
-fn read_more(from: &mut TcpStream, input: &mut Vec<u8>) -> bool {
+/// Has the other side closed it, whatever is still to be read?
+fn is_closed(socket: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket, events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one descriptor, which lives through the call.
+    unsafe { libc::poll(&mut asked, 1, 0) > 0 }
+}
+
+fn read_more(mut from: &TcpStream, input: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 16 * 1024];
     let count = from.read(&mut buffer).unwrap_or(0);
     input.extend_from_slice(&buffer[..count]);
