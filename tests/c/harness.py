@@ -293,6 +293,11 @@ class Report:
             ended = "took too long" if status is None else f"ended with {status}"
             self.line(False, f"{what} {ended}", "\n".join(pending))
 
+    def end(self):
+        """Prints the count, and returns the exit status."""
+        print(f"{self.passed} passed, {self.failed} failed", flush=True)
+        return 0 if self.failed == 0 and self.passed > 0 else 1
+
     def check(self, name, function, *arguments):
         """Runs a check written in Python."""
         try:
@@ -332,8 +337,7 @@ def run_jobs(jobs, arguments, report, workers):
     for thread in threads:
         while thread.is_alive():
             thread.join(0.2)  # In slices, so that a signal is heard.
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 0 if report.failed == 0 and report.passed > 0 else 1
+    return report.end()
 
 
 def _work(jobs, report):
@@ -354,22 +358,11 @@ def _interrupted(number, _frame):
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-def run_main(main, jobs, needed):
-    """What a program of tests does: `--list`, or `main` with the arguments, on a server that is there and with the files
-    that are `needed`. Whatever happens, everything is stopped. Does not return."""
-    arguments = sys.argv[1:]
-    if arguments == ["--list"]:
-        print("\n".join(jobs))
-        sys.exit(0)
+def end_well(main, arguments):
+    """Exits with what `main` returns. Whatever happens, a signal included, everything is stopped. Does not return."""
     for each in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, _interrupted)
     try:
-        Server.binary = os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
-        if not Server.binary:
-            fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
-        for path in needed:
-            if not path.exists():
-                fail_early(f"{path} is missing: cargo build --release")
         result = main(arguments)
     except KeyboardInterrupt:
         print("not ok - interrupted", flush=True)
@@ -380,3 +373,23 @@ def run_main(main, jobs, needed):
         stop_all()
     sys.stdout.flush()
     os._exit(result)
+
+
+def run_main(main, jobs, needed):
+    """What a program of tests does: `--list`, or `main` with the arguments, on a server that is there and with the files
+    that are `needed`. Whatever happens, everything is stopped. Does not return."""
+    arguments = sys.argv[1:]
+    if arguments == ["--list"]:
+        print("\n".join(jobs))
+        sys.exit(0)
+
+    def equipped(arguments):
+        Server.binary = os.environ.get("DLOCK_TEST_SERVER") or shutil.which("redis-server") or shutil.which("valkey-server")
+        if not Server.binary:
+            fail_early("no redis-server on the PATH; set DLOCK_TEST_SERVER")
+        for path in needed:
+            if not path.exists():
+                fail_early(f"{path} is missing: cargo build --release")
+        return main(arguments)
+
+    end_well(equipped, arguments)

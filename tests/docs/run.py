@@ -97,23 +97,19 @@ def go(code, name):
     return directory / "program" if whole and status == 0 else None, status, output
 
 
-def main():
-    try:
-        for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-            for language, compiled in (("c", c), ("go", go)):
-                for line, code in blocks(path, language):
-                    name = f"{path.relative_to(ROOT)}:{line}"
-                    program, status, output = compiled(code, f"{path.stem}-{line}")
-                    report.line(status == 0, f"{name} compiles ({language})", output)
-                    # The README's names no server and so wants one at the usual port, which is the user's.
-                    if program and path.name != "README.md":
-                        status, output = run([program, URL], 30)
-                        report.line(status == 0 and "mine" in output, f"{name} runs ({language})", output)
-    finally:
-        harness.stop_all()
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 1 if report.failed or not report.passed else 0
+def main(_arguments):
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for language, compiled in (("c", c), ("go", go)):
+            for line, code in blocks(path, language):
+                name = f"{path.relative_to(ROOT)}:{line}"
+                program, status, output = compiled(code, f"{path.stem}-{line}")
+                report.line(status == 0, f"{name} compiles ({language})", output)
+                # The README's names no server and so wants one at the usual port, which is the user's.
+                if program and path.name != "README.md":
+                    status, output = run([program, URL], 30)
+                    report.line(status == 0 and "mine" in output, f"{name} runs ({language})", output)
+    return report.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.end_well(main, sys.argv[1:])

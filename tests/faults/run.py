@@ -12,6 +12,7 @@ Each row prints `ok - …` or `not ok - …` with what its history amounted to. 
 
 import argparse
 import contextlib
+import functools
 import mmap
 import os
 import random
@@ -31,12 +32,10 @@ sys.path[:0] = [str(HERE.parent / "c"), str(HERE.parent.parent / "tools")]
 
 import harness  # noqa: E402
 import servers  # noqa: E402
-from harness import ROOT, TEMPORARY, RespError, Server, run, start  # noqa: E402
+from harness import INCLUDE, LIBRARY, ROOT, TEMPORARY, RespError, Server, run, start  # noqa: E402
 from proxy import Proxy  # noqa: E402
 
 CC = shlex.split(os.environ.get("CC", "cc"))
-INCLUDE = Path(os.environ.get("DLOCK_INCLUDE_DIR") or ROOT / "include").resolve()
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release").resolve()
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
 WORKERS = ("c1", "c2", "c3", "go1")
 # Those that do not go through the bad network.
@@ -705,40 +704,9 @@ def main(words):
     arguments.server = os.path.abspath(arguments.server)
     programs, report = build(), harness.Report()
     report.note(f"seed {arguments.seed}, {arguments.server}")
-    waiting = list(chosen)
-    lock = threading.Lock()
-
-    def work():
-        while True:
-            with lock:
-                if not waiting:
-                    return
-                kind = waiting.pop(0)
-            play(kind, programs, arguments, report)
-
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(ROWS_AT_ONCE)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        while worker.is_alive():
-            worker.join(0.2)  # In slices, so that a signal is heard.
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 0 if report.failed == 0 and report.passed > 0 else 1
-
-
-def interrupted(number, _frame):
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    jobs = {name_of(kind): functools.partial(play, kind, programs, arguments, report) for kind in chosen}
+    return harness.run_jobs(jobs, [], report, ROWS_AT_ONCE)
 
 
 if __name__ == "__main__":
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, interrupted)
-    try:
-        result = main(sys.argv[1:])
-    except KeyboardInterrupt:
-        print("not ok - interrupted", flush=True)
-        result = 130
-    finally:
-        harness.stop_all()
-    sys.stdout.flush()
-    os._exit(result)
+    harness.end_well(main, sys.argv[1:])

@@ -2,7 +2,7 @@
 """What behaviour.txt says, done by a program of each language, with one and the same outcome; then programs of all
 languages take turns at one lock.
 
-    tests/languages/run.py [language …]       all of them, if none is named
+    tests/languages/run.py [language …]       all of them, if none is named; `--list` names them
 
 A language is a program that speaks the lines of tests/c/agent.c: `LANGUAGES` says how it is built. The settings are
 those of tests/c/run.py and tests/cpp/run.py. Python has the wheel that was built last (`make python`).
@@ -253,31 +253,26 @@ def python():
 LANGUAGES = {"C": c, "C++": cpp, "Go": go, "Python": python}
 
 
-def main():
-    wanted = sys.argv[1:] or list(LANGUAGES)
+def main(arguments):
+    wanted = arguments or list(LANGUAGES)
     unknown = set(wanted) - set(LANGUAGES)
     if unknown:
         fail_early(f"no such language: {' '.join(sorted(unknown))}")
-    Server.binary = os.environ.get("DLOCK_TEST_SERVER") or "redis-server"
     scenarios = read_scenarios(HERE / "behaviour.txt")
     commands, by_c = {}, {}
-    try:
-        for name in wanted:
-            try:
-                commands[name] = LANGUAGES[name]()
-            except RuntimeError as problem:
-                report.line(False, f"the program of {name} is built", str(problem))
-                continue
-            spoken = behaviour(name, commands[name], scenarios, by_c)
-            by_c = by_c or (spoken if name == "C" else {})
-        built("cargo", "build", "--locked", "--quiet", "--package", "dlock-history")
-        target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-        report.check(f"{', '.join(commands)} take turns at one lock", mixed, commands, target / "debug" / "check-history")
-    finally:
-        harness.stop_all()
-    print(f"{report.passed} passed, {report.failed} failed", flush=True)
-    return 1 if report.failed or not report.passed else 0
+    for name in wanted:
+        try:
+            commands[name] = LANGUAGES[name]()
+        except RuntimeError as problem:
+            report.line(False, f"the program of {name} is built", str(problem))
+            continue
+        spoken = behaviour(name, commands[name], scenarios, by_c)
+        by_c = by_c or (spoken if name == "C" else {})
+    built("cargo", "build", "--locked", "--quiet", "--package", "dlock-history")
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+    report.check(f"{', '.join(commands)} take turns at one lock", mixed, commands, target / "debug" / "check-history")
+    return report.end()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    harness.run_main(main, LANGUAGES, (INCLUDE / "dlock.h", LIBRARY / "libdlock.so"))
