@@ -36,7 +36,7 @@ def all_of(commands):
 
 
 def test_programs(arguments):
-    """What cargo builds for these arguments, the slowest of last time first."""
+    """The test programs that cargo builds for these arguments: (title, command, directory)."""
     build = subprocess.run(["cargo", "test", "--no-run", "--message-format", "json-render-diagnostics", *arguments],
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     if build.returncode != 0:
@@ -65,6 +65,7 @@ def split(words):
 
 def main(arguments):
     if arguments[:1] == ["--cargo"]:
+        # A big program tends to be a long one.
         programs = sorted(test_programs(arguments[1:]), key=lambda program: -Path(program[1][0]).stat().st_size)
         documents = ("   Doc-tests", ["cargo", "test", "--doc", *arguments[1:]], None)
         return all_of([*programs, documents])

@@ -78,12 +78,8 @@ func TestTLSWithAClientsCertificateAndName(t *testing.T) {
 	ca, cert, key := certificates(t)
 	t.Setenv("DLOCK_TEST_SERVER", programWithTLS(t))
 	s := privateServer(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	listener.Close()
+	port, err := freePort()
+	want(t, err)
 	for _, setting := range [][2]string{{"tls-cert-file", cert}, {"tls-key-file", key}, {"tls-ca-cert-file", ca}, {"tls-port", port}} {
 		if answer := s.must(t, "CONFIG", "SET", setting[0], setting[1]); answer != "+OK" && !strings.HasPrefix(setting[0], "tls-cert") {
 			t.Log(setting[0], answer) // one half of a pair is refused until the other is there
@@ -173,12 +169,8 @@ func TestAPasswordIsNotShown(t *testing.T) {
 // TestSentinel reaches a server by the name that a sentinel has for it.
 func TestSentinel(t *testing.T) {
 	s := privateServer(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	listener.Close()
+	port, err := freePort()
+	want(t, err)
 	program := os.Getenv("DLOCK_TEST_SERVER")
 	if program == "" {
 		program = "redis-server"

@@ -25,10 +25,8 @@ func (s *server) resume(t testing.TB) {
 }
 
 func TestUnreachableServer(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	want(t, err)
-	_, port, _ := net.SplitHostPort(listener.Addr().String())
-	listener.Close()
 	var r Locker = NewRedisLocker(WithRedisHost("127.0.0.1"), WithRedisPort(port))
 	_, err = r.NewLock("n", "g")
 	want(t, err, ErrRedisClientNotConnected)

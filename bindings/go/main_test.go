@@ -36,18 +36,26 @@ type server struct {
 	process *exec.Cmd
 }
 
+// A port at which nobody listens.
+func freePort() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port), nil
+}
+
 func startServer(more ...string) (*server, error) {
 	dir, err := os.MkdirTemp("", "dlock-go-")
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	listener.Close()
-	s := &server{port: strconv.Itoa(port), dir: dir, more: more}
+	s := &server{port: port, dir: dir, more: more}
 	if err := s.start(); err != nil {
 		os.RemoveAll(dir)
 		return nil, err

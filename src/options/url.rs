@@ -21,32 +21,35 @@ const SCHEMES: &str = "redis://, redis-sentinel://, redis-cluster://, redis-quor
 const QUORUM_SIZES: [usize; 3] = [3, 5, 7];
 /// More replicas than anybody has.
 const REPLICAS_MAX: u32 = 100;
-/// The parameters of every server.
-const COMMON: &str = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof";
-/// Those of them that a quorum has.
-const OF_QUORUM: &str = "client_name, keepalive_ms";
+/// The parameters of a server that is reached by TCP, and of a cluster.
+const OF_TCP: &str =
+    "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof; with TLS also ca, cert, key, server_name";
+const OF_SENTINEL: &str = "client_name, keepalive_ms, replicas, replicas_timeout_ms, aof, sentinel_username, \
+                           sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls";
+const OF_QUORUM: &str = "client_name, keepalive_ms; with TLS also ca, cert, key, server_name";
+const OF_UNIX: &str = "db, user, pass, client_name, keepalive_ms, replicas, replicas_timeout_ms, aof";
 /// The longest client name.
 const CLIENT_NAME_MAX: usize = 128;
 
 pub fn parse(url: &str) -> Result<Target> {
     let Some((scheme, rest)) = url.split_once("://") else { return Err(bad(format!("must begin with {SCHEMES}"))) };
-    let read = match scheme {
+    let (plain, tls) = match scheme.strip_prefix("rediss") {
+        Some(kind) => (format!("redis{kind}"), Some(Tls::default())),
+        None => (scheme.to_owned(), None),
+    };
+    let read: fn(&str, Option<Tls>) -> Parsed<Target> = match plain.as_str() {
         "memory" => return Ok(Target::Memory(rest.to_owned())),
-        "redis" => tcp(rest, None),
-        "rediss" if cfg!(feature = "tls") => tcp(rest, Some(Tls::default())),
-        "redis-sentinel" => sentinels(rest, None),
-        "rediss-sentinel" if cfg!(feature = "tls") => sentinels(rest, Some(Tls::default())),
-        "redis-cluster" => return cluster(rest, None).map_err(bad),
-        "rediss-cluster" if cfg!(feature = "tls") => return cluster(rest, Some(Tls::default())).map_err(bad),
-        "redis-quorum" => return quorum(rest, None).map_err(bad),
-        "rediss-quorum" if cfg!(feature = "tls") => return quorum(rest, Some(Tls::default())).map_err(bad),
-        "rediss" | "rediss-sentinel" | "rediss-cluster" | "rediss-quorum" => {
-            return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
-        }
-        "redis+unix" => unix(rest),
+        "redis" => tcp,
+        "redis+unix" if tls.is_none() => |rest, _| unix(rest),
+        "redis-sentinel" => sentinels,
+        "redis-cluster" => cluster,
+        "redis-quorum" => quorum,
         _ => return Err(bad(format!("must begin with {SCHEMES}"))),
     };
-    read.map(|config| Target::Redis(Box::new(config))).map_err(bad)
+    if tls.is_some() && !cfg!(feature = "tls") {
+        return Err(bad(format!("{scheme}:// needs TLS, which this build of dlock does not have (feature `tls`)")));
+    }
+    read(rest, tls).map_err(bad)
 }
 
 fn bad(problem: impl std::fmt::Display) -> crate::Error {
@@ -56,9 +59,10 @@ fn bad(problem: impl std::fmt::Display) -> crate::Error {
 /// What is wrong, in words that repeat nothing of the URL but names of parameters.
 type Parsed<T> = std::result::Result<T, String>;
 
-fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
+fn tcp(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
     let url = Parts::of(rest)?;
-    url.config(tcp_address(url.hosts, DEFAULT_PORT)?, tls, COMMON)
+    let config = url.config(tcp_address(url.hosts, DEFAULT_PORT)?, tls, OF_TCP, no_other)?;
+    Ok(Target::Redis(Box::new(config)))
 }
 
 /// `[login@]hosts[/path][?query]`
@@ -78,8 +82,15 @@ impl<'a> Parts<'a> {
         Ok(Parts { login, hosts, path, query })
     }
 
-    /// All but the hosts, for a server there, with the path as its database. `known`: names of parameters.
-    fn config(&self, address: Address, tls: Option<Tls>, known: &str) -> Parsed<Config> {
+    /// All but the hosts, for a server there, with the path as its database. `own` takes the parameters that only this
+    /// kind of URL has. `known`: all names.
+    fn config(
+        &self,
+        address: Address,
+        tls: Option<Tls>,
+        known: &str,
+        mut own: impl FnMut(&str, &str) -> Parsed<bool>,
+    ) -> Parsed<Config> {
         let mut config = Config::new(address);
         config.tls = tls;
         set_login(&mut config, self.login)?;
@@ -87,13 +98,20 @@ impl<'a> Parts<'a> {
             config.database = database(self.path)?;
         }
         for (name, value) in parameters(self.query)? {
-            if !common(&mut config, &name, &value)? && !secured(&mut config, &name, &value)? {
-                return Err(unknown(&name, self.query, &format!("{known}; with TLS also ca, cert, key, server_name")));
+            let taken =
+                own(&name, &value)? || common(&mut config, &name, &value)? || secured(&mut config, &name, &value)?;
+            if !taken {
+                return Err(unknown(&name, self.query, known));
             }
         }
         check_whole(&config)?;
         Ok(config)
     }
+}
+
+/// For [`Parts::config`]: this kind of URL has no parameters of its own.
+fn no_other(_name: &str, _value: &str) -> Parsed<bool> {
+    Ok(false)
 }
 
 /// What only all parameters together show.
@@ -108,52 +126,41 @@ fn check_whole(config: &Config) -> Parsed<()> {
 }
 
 /// `[login@]sentinel,sentinel/service[/db]`; the login is the servers', as in the other URLs.
-fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Config> {
-    let Parts { login, hosts, path, query } = Parts::of(rest)?;
-    let (name, number) = path.split_once('/').unwrap_or((path, ""));
+fn sentinels(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
+    let mut url = Parts::of(rest)?;
+    let (name, number) = url.path.split_once('/').unwrap_or((url.path, ""));
+    url.path = number;
     let mut service = Service {
         name: decoded("the service", name)?,
-        sentinels: hosts.split(',').map(|host| tcp_address(host, SENTINEL_PORT)).collect::<Parsed<_>>()?,
+        sentinels: url.hosts.split(',').map(|host| tcp_address(host, SENTINEL_PORT)).collect::<Parsed<_>>()?,
         username: None,
         password: None,
-        tls: None,
+        tls: tls.clone(),
     };
     if service.name.is_empty() || service.name.contains(char::is_control) {
         return Err("must name the service behind the sentinels, as in redis-sentinel://host:26379/mymaster".to_owned());
     }
-    // What is common is set before the address is known.
-    let mut config = Config::new(Address::local());
-    config.tls = tls;
-    set_login(&mut config, login)?;
-    if !number.is_empty() {
-        config.database = database(number)?;
-    }
     let mut is_plain = false;
-    for (name, value) in parameters(query)? {
-        match name.as_str() {
-            "sentinel_username" => service.username = Some(value).filter(|user| !user.is_empty()),
-            "sentinel_password" => service.password = Some(value),
-            "sentinel_tls" if config.tls.is_none() => {
+    // The servers' address is known when a sentinel has said it.
+    let mut config = url.config(Address::local(), tls, OF_SENTINEL, |name, value| {
+        match name {
+            "sentinel_username" => service.username = Some(value.to_owned()).filter(|user| !user.is_empty()),
+            "sentinel_password" => service.password = Some(value.to_owned()),
+            "sentinel_tls" if service.tls.is_none() => {
                 return Err("sentinel_tls: only with rediss-sentinel://".to_owned());
             }
             "sentinel_tls" if value == "no" => is_plain = true,
             "sentinel_tls" => return Err("sentinel_tls: can only be no".to_owned()),
-            _ if common(&mut config, &name, &value)? || secured(&mut config, &name, &value)? => {}
-            _ => {
-                let known = format!(
-                    "{COMMON}, sentinel_username, sentinel_password; with TLS also ca, cert, key, server_name, sentinel_tls"
-                );
-                return Err(unknown(&name, query, &known));
-            }
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
     if service.username.is_some() && service.password.is_none() {
         return Err("sentinel_username: needs a sentinel_password, which may be empty".to_owned());
     }
-    check_whole(&config)?;
     service.tls = config.tls.clone().filter(|_| !is_plain);
     config.address = Address::Service(Box::new(service));
-    Ok(config)
+    Ok(Target::Redis(Box::new(config)))
 }
 
 /// `[login@]node,node`; the nodes name the others.
@@ -172,7 +179,7 @@ fn cluster(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
             nodes.push(node);
         }
     }
-    let config = url.config(nodes[0].clone(), tls, COMMON)?;
+    let config = url.config(nodes[0].clone(), tls, OF_TCP, no_other)?;
     Ok(Target::Cluster(nodes, Box::new(config)))
 }
 
@@ -202,12 +209,12 @@ fn quorum(rest: &str, tls: Option<Tls>) -> Parsed<Target> {
             ));
         }
     }
-    let config = url.config(addresses[0].clone(), tls, OF_QUORUM)?;
+    let config = url.config(addresses[0].clone(), tls, OF_QUORUM, no_other)?;
     let at = |address| Config { address, ..config.clone() };
     Ok(Target::Quorum(addresses.into_iter().map(at).collect()))
 }
 
-fn unix(rest: &str) -> Parsed<Config> {
+fn unix(rest: &str) -> Parsed<Target> {
     let (path, query) = parts(rest)?;
     if !path.starts_with('/') || path.len() < 2 {
         return Err("must name a path from the root, as in redis+unix:///run/redis.sock".to_owned());
@@ -221,7 +228,7 @@ fn unix(rest: &str) -> Parsed<Config> {
             "pass" => password = Some(value),
             _ if common(&mut config, &name, &value)? => {}
             _ => {
-                return Err(unknown(&name, query, &format!("db, user, pass, {COMMON}")));
+                return Err(unknown(&name, query, OF_UNIX));
             }
         }
     }
@@ -230,7 +237,7 @@ fn unix(rest: &str) -> Parsed<Config> {
     config.username = user.filter(|user| !user.is_empty());
     config.password = password;
     check_whole(&config)?;
-    Ok(config)
+    Ok(Target::Redis(Box::new(config)))
 }
 
 /// What stands before the `?`, and what behind it.
@@ -334,7 +341,7 @@ fn unknown(name: &str, query: &str, known: &str) -> String {
     format!("a parameter is unknown; known are {known} (in a password `?` and `&` are %3F and %26)")
 }
 
-/// [`COMMON`]. False: it is none of them.
+/// The parameters that every server has. False: it is none of them.
 fn common(config: &mut Config, name: &str, value: &str) -> Parsed<bool> {
     match name {
         "client_name" => {

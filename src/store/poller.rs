@@ -1,5 +1,5 @@
-//! Many descriptors behind one, and what else may be among them: a bell, by which another thread wakes whoever polls, and an
-//! alarm. Knows no protocol. In a forked child they are closed as the sockets are.
+//! Many descriptors behind one, and an alarm, which may be among them. Knows no protocol. In a forked child both are closed as
+//! the sockets are.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::descriptors::{Descriptors, Noted};
-use crate::driver::{Signal, Timer};
+use crate::driver::Timer;
 
 /// Microseconds on the clock of [`crate::clock`].
 pub type Time = u64;
@@ -75,32 +75,6 @@ impl Poller {
         // SAFETY: `events` has room for as many.
         let count = unsafe { libc::epoll_wait(self.set.0, events.as_mut_ptr(), events.len() as i32, ms) };
         names.extend(events.iter().take(usize::try_from(count).unwrap_or(0)).map(|event| event.u64));
-    }
-}
-
-/// Readable from [`Bell::ring`] to [`Bell::clear`].
-pub struct Bell {
-    /// Dropped first, as above.
-    _noted: Option<Noted>,
-    signal: Signal,
-}
-
-impl Bell {
-    pub fn new(all: &Arc<Descriptors>) -> io::Result<Self> {
-        let signal = Signal::new()?;
-        Ok(Bell { _noted: all.note(signal.fd()), signal })
-    }
-
-    pub fn ring(&self) {
-        self.signal.raise();
-    }
-
-    pub fn clear(&self) {
-        self.signal.clear();
-    }
-
-    pub fn fd(&self) -> RawFd {
-        self.signal.fd()
     }
 }
 

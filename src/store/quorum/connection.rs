@@ -31,7 +31,7 @@ pub struct QuorumConnection {
 impl QuorumConnection {
     /// Begins with the servers that have arrived in the inbox.
     pub fn new(shared: &Arc<Shared>, inbox: Arc<Commands>) -> std::io::Result<Self> {
-        let poller = Poller::new(&shared.descriptors, &[&inbox.0.bell])?;
+        let poller = Poller::new(&shared.descriptors, &[&inbox.0.signal])?;
         let mut this = QuorumConnection {
             shared: Arc::clone(shared),
             inbox,

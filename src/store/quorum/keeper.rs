@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
+use crate::driver::Signal;
 use crate::store::descriptors::Descriptors;
-use crate::store::poller::Bell;
 use crate::store::redis::{Admission, Look, RedisStore};
 use crate::store::{Acquisition, Connection, Store, Subscription, Unreachable};
 use crate::thread::Thread;
@@ -34,7 +34,7 @@ pub struct Shared {
     pub patience: Duration,
     /// Waiters of this locker for whom a server has reserved a lock.
     wakes: Mutex<Vec<(String, Acquisition)>>,
-    pub woken: Bell,
+    pub woken: Signal,
     keeping: Mutex<Keeping>,
     changed: Condvar,
     stopped: AtomicBool,
@@ -76,7 +76,7 @@ impl Shared {
     pub fn new(members: Vec<RedisStore>, lease_ms: u64, patience: Duration) -> std::io::Result<Self> {
         let names: Arc<[String]> = members.iter().map(|member| member.address().to_owned()).collect();
         let descriptors = Descriptors::with_room(DESCRIPTORS);
-        let woken = Bell::new(&descriptors)?;
+        let woken = Signal::noted(&descriptors)?;
         Ok(Shared {
             majority: members.len() / 2 + 1,
             ledger: Arc::new(Ledger::new(members.len(), lease_ms)),
@@ -99,7 +99,7 @@ impl Shared {
             wakes.push((key, acquisition));
         }
         drop(wakes);
-        self.woken.ring();
+        self.woken.raise();
     }
 
     /// For whom.
@@ -286,7 +286,7 @@ fn spawn(keeping: &mut Keeping, body: impl FnOnce() + Send + 'static) -> bool {
 pub struct Inbox<T> {
     state: Mutex<Arrivals<T>>,
     changed: Condvar,
-    pub bell: Bell,
+    pub signal: Signal,
 }
 
 struct Arrivals<T> {
@@ -300,7 +300,7 @@ impl<T> Inbox<T> {
         let servers = shared.members.len();
         let arrivals =
             Arrivals { arrived: Vec::new(), lacking: vec![true; servers], failures: vec![const { None }; servers] };
-        Ok(Inbox { state: Mutex::new(arrivals), changed: Condvar::new(), bell: Bell::new(&shared.descriptors)? })
+        Ok(Inbox { state: Mutex::new(arrivals), changed: Condvar::new(), signal: Signal::noted(&shared.descriptors)? })
     }
 
     fn state(&self) -> MutexGuard<'_, Arrivals<T>> {
@@ -317,7 +317,7 @@ impl<T> Inbox<T> {
         state.arrived.push((server, what));
         drop(state);
         self.changed.notify_all();
-        self.bell.ring();
+        self.signal.raise();
     }
 
     fn note_failure(&self, server: usize, failure: &Failure) {
@@ -327,7 +327,7 @@ impl<T> Inbox<T> {
 
     /// What has arrived.
     pub fn take(&self) -> Vec<(usize, T)> {
-        self.bell.clear();
+        self.signal.clear();
         std::mem::take(&mut self.state().arrived)
     }
 

@@ -5,14 +5,15 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::driver::Signal;
 use crate::store::descriptors::Descriptors;
-use crate::store::poller::{self, Alarm, Bell, Time};
+use crate::store::poller::{self, Alarm, Time};
 
 /// What else than the sockets of servers, whose number is their name, may be ready.
 const ALARM: u64 = 62;
-const BELL: u64 = 63;
+const SIGNAL: u64 = 63;
 
-/// The sockets of one link, its alarm, and bells.
+/// The sockets of one link, its alarm, and signals.
 pub struct Poller {
     set: poller::Poller,
     alarm: Alarm,
@@ -20,10 +21,10 @@ pub struct Poller {
 }
 
 impl Poller {
-    pub fn new(all: &Arc<Descriptors>, bells: &[&Bell]) -> io::Result<Self> {
+    pub fn new(all: &Arc<Descriptors>, signals: &[&Signal]) -> io::Result<Self> {
         let this = Poller { set: poller::Poller::new(all)?, alarm: Alarm::new(all)?, ready: Vec::new() };
         this.set.add(this.alarm.fd(), ALARM)?;
-        bells.iter().try_for_each(|bell| this.set.add(bell.fd(), BELL))?;
+        signals.iter().try_for_each(|signal| this.set.add(signal.fd(), SIGNAL))?;
         Ok(this)
     }
 

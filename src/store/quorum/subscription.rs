@@ -20,7 +20,7 @@ pub struct QuorumSubscription {
 impl QuorumSubscription {
     /// Begins with the servers that have arrived in the inbox.
     pub fn new(shared: &Arc<Shared>, inbox: Arc<Listeners>) -> std::io::Result<Self> {
-        let poller = Poller::new(&shared.descriptors, &[&inbox.inbox.bell, &shared.woken])?;
+        let poller = Poller::new(&shared.descriptors, &[&inbox.inbox.signal, &shared.woken])?;
         let servers = shared.members.len();
         let mut this = QuorumSubscription {
             shared: Arc::clone(shared),

@@ -102,7 +102,7 @@ pub struct ClusterConnection {
 impl ClusterConnection {
     pub fn new(shared: &Arc<Shared>, node: Arc<Node>, stream: Stream) -> io::Result<Self> {
         let (poller, mail) = (Poller::new(&shared.descriptors)?, Mail::new(&shared.descriptors)?);
-        poller.add(mail.bell.fd(), MAIL)?;
+        poller.add(mail.signal.fd(), MAIL)?;
         let mut this = ClusterConnection {
             shared: Arc::clone(shared),
             links: HashMap::new(),
@@ -138,7 +138,7 @@ impl ClusterConnection {
         if let Op::Join { queue: true, .. } = routed.request.op {
             let admission = match self.held_slots.contains(&routed.slot) {
                 true => Admission::NotYet,
-                false => self.shared.messages().admit(&self.shared, routed.slot, &routed.request, &self.mail.bell),
+                false => self.shared.messages().admit(&self.shared, routed.slot, &routed.request, &self.mail.signal),
             };
             match admission {
                 Admission::Granted => {}

@@ -23,7 +23,8 @@ use super::super::stream::Stream;
 use super::super::subscription::{KEEP_ALIVE, RedisSubscription, payload_of};
 use super::map::Node;
 use super::{Mail, PAUSE, Shared, Ways};
-use crate::store::poller::{Bell, Poller};
+use crate::driver::Signal;
+use crate::store::poller::Poller;
 use crate::store::{Acquisition, Push, Request, Subscription, Unreachable};
 
 /// After a slot's channel was refused, before it is asked for again; its waiters poll meanwhile.
@@ -37,7 +38,7 @@ type Connected = (u16, Result<Stream, Unreachable>);
 pub enum Admission {
     /// Its messages are read.
     Granted,
-    /// They will be; a bell is rung then.
+    /// They will be; a signal is raised then.
     NotYet,
     /// They cannot be had now.
     Refused,
@@ -56,7 +57,7 @@ struct Reader {
     mail: Arc<Mail<Connected>>,
     pushes: Vec<Push>,
     /// Those who hold back joins.
-    bells: Vec<Arc<Bell>>,
+    signals: Vec<Arc<Signal>>,
 }
 
 /// A slot in which somebody waits, or has waited.
@@ -109,8 +110,8 @@ pub(super) enum Said {
 }
 
 impl Messages {
-    /// May this waiter be queued? Notes that it waits. `bell` is rung when the answer may be another.
-    pub fn admit(&mut self, shared: &Arc<Shared>, slot: u16, request: &Request, bell: &Arc<Bell>) -> Admission {
+    /// May this waiter be queued? Notes that it waits. `signal` is raised when the answer may be another.
+    pub fn admit(&mut self, shared: &Arc<Shared>, slot: u16, request: &Request, signal: &Arc<Signal>) -> Admission {
         let Some(reader) = &mut self.0 else { return Admission::Refused };
         let state = reader.slots.entry(slot).or_insert_with(Slot::new);
         state.awaited.entry(request.name.key().to_owned()).or_default().insert(request.acquisition);
@@ -124,8 +125,8 @@ impl Messages {
             Some(Reading::At(index)) if shared.map.owner(slot) == Some(index) => Admission::Granted,
             Some(Reading::Refused(_)) | None => Admission::Refused,
             Some(_) => {
-                if !reader.bells.iter().any(|other| Arc::ptr_eq(other, bell)) {
-                    reader.bells.push(Arc::clone(bell));
+                if !reader.signals.iter().any(|other| Arc::ptr_eq(other, signal)) {
+                    reader.signals.push(Arc::clone(signal));
                 }
                 Admission::NotYet
             }
@@ -148,7 +149,7 @@ impl Messages {
         let reader = self.0.as_mut()?;
         reader.progress(shared);
         if !reader.pushes.is_empty() {
-            reader.mail.bell.ring(); // they are no more to be seen at the sockets
+            reader.mail.signal.raise(); // they are no more to be seen at the sockets
         }
         Some(Arc::clone(&reader.poller))
     }
@@ -279,9 +280,9 @@ impl Reader {
         state.reading = Reading::At(index);
         if std::mem::take(&mut state.missed) {
             self.pushes.extend(state.awaited.keys().map(|key| Push::Dropped { key: key.clone() }));
-            self.mail.bell.ring(); // there is something to receive
+            self.mail.signal.raise(); // there is something to receive
         }
-        self.ring();
+        self.raise_all();
     }
 
     /// Its waiters poll until it is tried again.
@@ -290,11 +291,11 @@ impl Reader {
             state.missed |= matches!(state.reading, Reading::At(_));
             state.reading = Reading::Refused(Instant::now() + REFUSED_PAUSE);
         }
-        self.ring();
+        self.raise_all();
     }
 
-    fn ring(&mut self) {
-        self.bells.drain(..).for_each(|bell| bell.ring());
+    fn raise_all(&mut self) {
+        self.signals.drain(..).for_each(|signal| signal.raise());
     }
 
     /// The connection to that node ended.
@@ -312,7 +313,7 @@ impl Reader {
                 state.reading = Reading::Nowhere;
             }
         }
-        self.ring();
+        self.raise_all();
     }
 
     /// Takes what a node has said.
@@ -428,7 +429,7 @@ impl ClusterSubscription {
     /// Begins to read, instead of whatever was read before.
     pub fn open(shared: &Arc<Shared>, channel: &str) -> io::Result<Self> {
         let (poller, mail) = (Arc::new(Poller::new(&shared.descriptors)?), Mail::new(&shared.descriptors)?);
-        poller.add(mail.bell.fd(), MAIL)?;
+        poller.add(mail.signal.fd(), MAIL)?;
         let (same, same_mail) = (Arc::clone(&poller), Arc::clone(&mail));
         let reader = Reader {
             channel: channel.into(),
@@ -438,7 +439,7 @@ impl ClusterSubscription {
             poller,
             mail,
             pushes: Vec::new(),
-            bells: Vec::new(),
+            signals: Vec::new(),
         };
         shared.messages().0 = Some(reader);
         Ok(ClusterSubscription { shared: Arc::clone(shared), poller: same, mail: same_mail, pongs: Vec::new() })
@@ -488,7 +489,7 @@ impl Drop for ClusterSubscription {
         let mut messages = self.shared.messages();
         if messages.0.as_ref().is_some_and(|reader| Arc::ptr_eq(&reader.mail, &self.mail)) {
             if let Some(reader) = &mut messages.0 {
-                reader.ring();
+                reader.raise_all();
             }
             messages.0 = None;
         }

@@ -24,8 +24,8 @@ use super::codec::Layout;
 use super::handshake;
 use super::scripts::Scripts;
 use super::{Address, Config};
+use crate::driver::Signal;
 use crate::store::descriptors::Descriptors;
-use crate::store::poller::Bell;
 use crate::store::{Connection, Store, Subscription, Unreachable};
 use crate::thread::Thread;
 
@@ -65,21 +65,21 @@ enum Ways {
 /// Results for a connection, and what wakes its driver.
 struct Mail<T> {
     items: Mutex<Vec<T>>,
-    bell: Arc<Bell>,
+    signal: Arc<Signal>,
 }
 
 impl<T> Mail<T> {
     fn new(all: &Arc<Descriptors>) -> std::io::Result<Arc<Self>> {
-        Ok(Arc::new(Mail { items: Mutex::default(), bell: Arc::new(Bell::new(all)?) }))
+        Ok(Arc::new(Mail { items: Mutex::default(), signal: Arc::new(Signal::noted(all)?) }))
     }
 
     fn post(&self, item: T) {
         self.items.lock().unwrap_or_else(PoisonError::into_inner).push(item);
-        self.bell.ring();
+        self.signal.raise();
     }
 
     fn take(&self) -> Vec<T> {
-        self.bell.clear();
+        self.signal.clear();
         std::mem::take(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
