@@ -3,6 +3,9 @@
 
 #[path = "support/api.rs"]
 mod api;
+#[path = "support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 #[path = "support/proxy.rs"]
 #[allow(dead_code)]
 mod proxy;
@@ -17,10 +20,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{PATIENCE, locker, options};
+use api::{locker, options};
 use dlock::store::Store;
 use dlock::store::redis::{Address, Config, RedisStore};
 use dlock::{Lock, Locker, Status, WAIT_FOREVER};
+use eventually::PATIENCE;
 use redis_server::RedisServer;
 
 fn lock(locker: &Locker, name: &str) -> Lock {

@@ -6,6 +6,9 @@ mod api;
 #[path = "conformance/bench.rs"]
 #[allow(dead_code)]
 mod bench;
+#[path = "support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 #[path = "support/redis_server.rs"]
 #[allow(dead_code)]
 mod redis_server;
@@ -19,23 +22,16 @@ mod target;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api::{PATIENCE, locker, options};
+use api::{locker, options};
 use dlock::store::redis::{Address, Config, Copies, RedisStore};
 use dlock::{Lock, Locker, Status, WAIT_FOREVER};
+use eventually::eventually;
 use redis_server::RedisServer;
 
 /// How long a step waits for its copies here.
 const WAIT_MS: u64 = 600;
 /// That, the round trips, and a busy machine.
 const BOUND: Duration = Duration::from_millis(WAIT_MS + 2_000);
-
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// A primary and its replica.
 struct Pair {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use dlock::Status;
 use dlock::store::name::{FENCE, FENCE_LIFE, Name};
 
-use crate::deployment::{Cluster, eventually};
+use crate::deployment::Cluster;
+use crate::eventually::eventually;
 use crate::waiting::waiters;
 use crate::{lock, locker, locker_with_lease};
 

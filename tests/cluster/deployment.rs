@@ -3,33 +3,15 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dlock::store::redis::slot::{SLOTS, slot};
 
+use crate::eventually::{eventually, within};
 use crate::redis_server::RedisServer;
 
-/// Nothing takes longer, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 /// After so long without an answer a node is taken for dead.
 pub const NODE_TIMEOUT_MS: u64 = 1_500;
-
-/// Waits for something that is looked at again and again.
-pub fn eventually(what: &str, is: impl FnMut() -> bool) {
-    assert!(within(PATIENCE, is), "in vain: {what}");
-}
-
-/// Does it come to pass within that time?
-fn within(time: Duration, mut is: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + time;
-    while !is() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
-}
 
 /// Says that it is over when it goes out of scope, also by a panic, so that nobody is waited for in vain.
 pub struct Ends<'a>(pub &'a AtomicBool);

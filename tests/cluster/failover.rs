@@ -1,14 +1,15 @@
 //! Primaries that are killed or stand still, while their locks are held and waited for.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dlock::store::Name;
 use dlock::{Locker, Status};
 
-use crate::deployment::{Cluster, Ends, PATIENCE, eventually};
-use crate::recorder::{Recorder, Witness, tells_of_a_loss};
+use crate::deployment::{Cluster, Ends};
+use crate::eventually::eventually;
+use crate::recorder::{Recorder, tells_of_a_loss};
+use crate::replaced::{all_were_served, four_wait, holds_on, is_told_of_the_loss};
 use crate::waiting::waiters;
 use crate::{lock, locker, locker_with_lease};
 
@@ -39,10 +40,6 @@ fn cut_off(cluster: &Cluster, primary: usize) {
     });
 }
 
-fn four_wait<'a>(recorder: &'a Recorder, lockers: &[Locker; 2], name: &'a str) -> Vec<Witness<'a>> {
-    (0..4).map(|i| recorder.witness(lock(&lockers[i % 2], name), name, format!("locker{}.waiter{i}", i % 2))).collect()
-}
-
 /// A holder, four waiters, and the primary of their lock killed. `survives`: did the replica know of the lock?
 fn primary_killed(survives: bool) {
     let cluster = Cluster::start(3, 1, &[]);
@@ -65,16 +62,8 @@ fn primary_killed(survives: bool) {
     }
     let holder = recorder.witness(lock(&own, &name), &name, "holder");
     let held = holder.acquire(LONG_MS).unwrap();
-    let (served, next) = channel();
-    std::thread::scope(|scope| {
-        for waiter in four_wait(&recorder, &lockers, &name) {
-            let served = served.clone();
-            scope.spawn(move || {
-                let token = waiter.acquire(LONG_MS).unwrap_or_else(|error| panic!("a waiter: {error}"));
-                served.send((token, Instant::now())).unwrap();
-                waiter.release().unwrap_or_else(|error| panic!("a waiter's release: {error}"));
-            });
-        }
+    let next = std::thread::scope(|scope| {
+        let next = four_wait(scope, &recorder, &lockers, &name, LONG_MS);
         eventually("four wait", || waiters(&cluster, 0) == 4);
         if survives {
             wait_copied(&cluster, 0);
@@ -100,33 +89,16 @@ fn primary_killed(survives: bool) {
         let new = cluster.wait_failed_over(0);
         let switched = killed.elapsed();
         if survives {
-            eventually("a renewal on the new primary", || {
-                assert!(holder.look(), "the lock was copied and is lost all the same");
-                cluster.servers[new].cmd::<i64>(&["PTTL", &key]) > 9_000
-            });
-            assert_eq!(holder.lock().fencing_token().unwrap(), held);
-            let released = Instant::now();
-            holder.release().unwrap();
-            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
-            assert!(token > held);
-            println!("switched after {switched:?}; held on; the next holder {:?} after the release", at - released);
+            let after = holds_on(&holder, held, &next, || cluster.servers[new].cmd::<i64>(&["PTTL", &key]) > 9_000);
+            println!("switched after {switched:?}; held on; the next holder {after:?} after the release");
         } else {
             recorder.disturbed_since(at);
-            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
-            assert!(token > held, "{token} after {held}");
+            let at = is_told_of_the_loss(&holder, held, &next);
             println!("switched after {switched:?}; the next acquisition {:?} after the kill", at - killed);
-            eventually("the holder is told", || !holder.lock().remaining_ms().is_ok_and(|ms| ms > 0));
-            assert!(!holder.look());
-            let answer = holder.lock().release();
-            assert!(tells_of_a_loss(&answer), "{answer:?}");
-            holder.write(held); // what fencing is for
         }
+        next
     });
-    drop(served);
-    assert_eq!(next.iter().count(), 3, "all are served");
-    let verdict = recorder.judge();
-    assert_eq!(verdict.counts.acquisitions, 5);
-    assert_eq!(verdict.counts.writes_refused, u64::from(!survives), "the late write of the former holder");
+    all_were_served(&recorder, &next, survives);
     assert!(apart.remaining_ms().unwrap() > 0);
     apart.release().unwrap();
     eventually("nothing is left", || cluster.keys(&[3, 1, 2]).is_empty());

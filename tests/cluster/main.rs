@@ -5,6 +5,9 @@
 mod api;
 mod copies;
 mod deployment;
+#[path = "../support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 mod failover;
 mod moves;
 #[path = "../support/recorder.rs"]
@@ -13,6 +16,8 @@ mod recorder;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]
 mod redis_server;
+#[path = "../support/replaced.rs"]
+mod replaced;
 mod rights;
 mod steps;
 mod waiting;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use dlock::store::redis::slot::slot;
 use dlock::{Locker, Status};
 
-use crate::deployment::{Cluster, Ends, PATIENCE, eventually};
+use crate::deployment::{Cluster, Ends};
+use crate::eventually::{PATIENCE, eventually};
 use crate::recorder::Recorder;
 use crate::waiting::{AT_ONCE, on_each_server, waiters};
 use crate::{lock, locker, locker_with_lease};

@@ -2,7 +2,8 @@
 
 use dlock::Status;
 
-use crate::deployment::{Cluster, eventually};
+use crate::deployment::Cluster;
+use crate::eventually::eventually;
 use crate::waiting::{subscriptions, waiters};
 use crate::{lock, locker};
 

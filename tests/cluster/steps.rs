@@ -6,7 +6,8 @@ use dlock::Status;
 use dlock::store::Name;
 use dlock::store::redis::slot::slot;
 
-use crate::deployment::{Cluster, eventually};
+use crate::deployment::Cluster;
+use crate::eventually::eventually;
 use crate::{lock, locker, locker_with_lease};
 
 fn connections(cluster: &Cluster, server: usize) -> usize {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use dlock::{Locker, WAIT_FOREVER};
 
-use crate::deployment::{Cluster, PATIENCE, eventually};
+use crate::deployment::Cluster;
+use crate::eventually::{PATIENCE, eventually};
 use crate::redis_server::RedisServer;
 use crate::{lock, locker};
 

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use dlock::{Lock, Locker, Status};
 
+use crate::eventually::eventually;
 use crate::on_each;
 use crate::proxy::Direction;
-use crate::world::{
-    GROUP, NAME, World, eventually, handle, locker_behind, options_behind, start, start_acquire, start_waiting,
-};
+use crate::world::{GROUP, NAME, World, handle, locker_behind, options_behind, start, start_acquire, start_waiting};
 
 /// Who believes to hold the lock, and the highest token that anybody held it with.
 #[derive(Default)]

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dlock::{Lock, Status};
 
+use crate::eventually::eventually;
 use crate::on_each;
 use crate::redis_server::RedisServer;
-use crate::world::{World, eventually, handle, start, start_waiting};
+use crate::world::{World, handle, start, start_waiting};
 
 fn nothing_left(world: &World) {
     world.wait_clean();

@@ -6,6 +6,9 @@
 //! Every test has a server of its own. Where an invariant is about a bad network, a proxy between client and server
 //! makes it (`tests/support/proxy.rs`).
 
+#[path = "../support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/redis_server.rs"]

@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use dlock::{Locker, Status, WAIT_FOREVER};
 
+use crate::eventually::{PATIENCE, eventually, within};
 use crate::on_each;
 use crate::proxy::Direction;
-use crate::world::{
-    PATIENCE, World, eventually, handle, locker_behind, options_behind, start_acquire, start_waiting, within,
-};
+use crate::world::{World, handle, locker_behind, options_behind, start_acquire, start_waiting};
 
 /// A lease so long that nothing in these tests ends by one.
 const LONG_LEASE_MS: u64 = 60_000;

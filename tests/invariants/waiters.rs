@@ -7,11 +7,12 @@ use dlock::store::{Acquisition, Name, Op, Push, Reply, Request, Seat, Store};
 use dlock::{Lock, Locker, Result, Status, WAIT_FOREVER};
 use uuid::Uuid;
 
+use crate::eventually::eventually;
 use crate::on_each;
 use crate::proxy::{Direction, Proxy};
 use crate::redis_server::RedisServer;
 use crate::world::{
-    GROUP, NAME, Running, World, eventually, handle, locker_behind, options_behind, start, start_acquire, start_waiting,
+    GROUP, NAME, Running, World, handle, locker_behind, options_behind, start, start_acquire, start_waiting,
 };
 
 /// A waiter asks by itself after 5 to 6.25 s at the latest; one that is woken, or whose connection is renewed, at once.

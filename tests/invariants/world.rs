@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dlock::store::memory::MemoryStore;
 use dlock::store::name::FENCE;
@@ -12,14 +12,13 @@ use dlock::store::redis::slot::SLOTS;
 use dlock::store::{Holder, Name};
 use dlock::{Lock, Locker, Options, Result};
 
+use crate::eventually::{PATIENCE, eventually, within};
 use crate::proxy::Proxy;
 use crate::redis_server::RedisServer;
 
 /// The lock of most tests.
 pub const GROUP: &str = "g";
 pub const NAME: &str = "n";
-/// Nothing that a test waits for takes longer, on however busy a machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub enum World {
     Redis(RedisServer),
@@ -202,23 +201,6 @@ pub fn locker_behind(proxy: &Proxy, lease_ms: u64) -> Locker {
 /// A handle of the lock that the tests compete for.
 pub fn handle(locker: &Locker) -> Arc<Lock> {
     Arc::new(locker.lock(NAME, GROUP).expect("a lock handle"))
-}
-
-/// Does `condition` come to hold in that time?
-pub fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + time;
-    while !condition() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    true
-}
-
-#[track_caller]
-pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
-    assert!(within(PATIENCE, condition), "never: {what}");
 }
 
 /// A call that goes on in a thread of its own.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use dlock::{Lock, Locker, Status};
 use dlock_history::checker::{Counts, History, HoldingId, Time};
 
-use crate::world::{NAME, PATIENCE, World, eventually};
+use crate::eventually::{PATIENCE, eventually};
+use crate::world::{NAME, World};
 
 /// The first violation ends it.
 pub struct Contest {

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::contest;
-use crate::world::{World, eventually};
+use crate::eventually::eventually;
+use crate::world::World;
 
 const LEASE_MS: u64 = 500;
 

@@ -8,7 +8,8 @@ use dlock::store::Store;
 use dlock::store::quorum::QuorumStore;
 use dlock::store::redis::{Address, Config};
 
-use crate::world::{World, eventually};
+use crate::eventually::eventually;
+use crate::world::World;
 
 /// A child that does nothing, until the value is dropped.
 struct Child(libc::pid_t);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dlock::Status;
 
-use crate::world::{World, eventually};
+use crate::eventually::eventually;
+use crate::world::World;
 
 #[test]
 fn a_lock_is_held_on_all_servers_and_released_on_all() {

@@ -2,6 +2,9 @@
 //! a majority, with servers that die, stand still and come back without their data.
 
 mod contest;
+#[path = "../support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 #[path = "../support/redis_server.rs"]
 #[allow(dead_code)]
 mod redis_server;

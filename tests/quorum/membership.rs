@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use dlock::Status;
 
-use crate::world::{PATIENCE, World, eventually};
+use crate::eventually::{PATIENCE, eventually};
+use crate::world::World;
 
 /// A whole lease, as long as a server that lost its data must keep out.
 fn out_for(lease_ms: u64) -> Duration {

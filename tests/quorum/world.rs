@@ -1,7 +1,5 @@
 //! The servers of a quorum for one test, and what is done to them.
 
-use std::time::{Duration, Instant};
-
 use dlock::store::name::FENCE;
 use dlock::store::{Name, TOKEN_FLOOR};
 use dlock::{Lock, Locker, Options};
@@ -11,8 +9,6 @@ use crate::redis_server::RedisServer;
 /// The lock of most tests.
 pub const GROUP: &str = "g";
 pub const NAME: &str = "n";
-/// Nothing that a test waits for takes longer, on however busy a machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct World {
     pub servers: Vec<RedisServer>,
@@ -84,14 +80,5 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         // SAFETY: as above.
         unsafe { libc::kill(self.0, libc::SIGCONT) };
-    }
-}
-
-#[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -7,22 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::eventually::{PATIENCE, eventually};
 use crate::pki::Pki;
 use crate::redis_server::{RedisServer, free_port};
 
-/// Nothing that a test waits for takes longer, on however busy a machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const SERVICE: &str = "mymaster";
 /// When the sentinels take a server for dead.
 pub const DOWN_AFTER_MS: u64 = 500;
-
-pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn signal(pid: u32, signal: i32) {
     // SAFETY: a child of ours that was not yet waited for.

@@ -1,22 +1,18 @@
 //! Failovers while locks are held and waited for.
 
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use dlock::{Locker, Status};
 
-use crate::deployment::{DOWN_AFTER_MS, Deployment, PATIENCE, Victim, Ways, eventually};
-use crate::recorder::{Recorder, Witness, tells_of_a_loss};
+use crate::deployment::{DOWN_AFTER_MS, Deployment, Victim, Ways};
+use crate::eventually::eventually;
+use crate::recorder::{Recorder, tells_of_a_loss};
+use crate::replaced::{all_were_served, four_wait, holds_on, is_told_of_the_loss};
 use crate::{lock, locker, locker_with_lease};
 
 const NAME: &str = "n";
 const KEY: &str = "g:n";
 const LONG_MS: u64 = 20_000;
-
-/// Four wait, on two lockers.
-fn waiters<'a>(recorder: &'a Recorder, lockers: &[Locker; 2]) -> Vec<Witness<'a>> {
-    (0..4).map(|i| recorder.witness(lock(&lockers[i % 2], NAME), NAME, format!("locker{}.waiter{i}", i % 2))).collect()
-}
 
 fn queued(deployment: &Deployment, server: usize) -> u64 {
     let queues: Vec<String> = deployment.servers[server].cmd(&["KEYS", ":dlock:wait:*"]);
@@ -32,16 +28,8 @@ fn primary_killed(survives: bool) {
     let lockers = [locker_with_lease(&url, 10_000), locker_with_lease(&url, 10_000)];
     let holder = recorder.witness(lock(&own, NAME), NAME, "holder");
     let held = holder.acquire(LONG_MS).unwrap();
-    let (served, next) = channel();
-    std::thread::scope(|scope| {
-        for waiter in waiters(&recorder, &lockers) {
-            let served = served.clone();
-            scope.spawn(move || {
-                let token = waiter.acquire(LONG_MS).unwrap_or_else(|error| panic!("a waiter: {error}"));
-                served.send((token, Instant::now())).unwrap();
-                waiter.release().unwrap_or_else(|error| panic!("a waiter's release: {error}"));
-            });
-        }
+    let next = std::thread::scope(|scope| {
+        let next = four_wait(scope, &recorder, &lockers, NAME, LONG_MS);
         eventually("four wait", || queued(&deployment, 0) == 4);
         if survives {
             deployment.wait_copied(0, 2);
@@ -55,36 +43,19 @@ fn primary_killed(survives: bool) {
         let switched = killed.elapsed();
         if survives {
             // The renewals have moved over: the lease grows there, and the holder keeps its lock.
-            eventually("a renewal on the new primary", || {
-                assert!(holder.look(), "the lock was copied and is lost all the same");
-                deployment.servers[new].cmd::<i64>(&["PTTL", KEY]) > 9_000
-            });
-            assert_eq!(holder.lock().fencing_token().unwrap(), held);
-            let released = Instant::now();
-            holder.release().unwrap();
-            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
-            assert!(token > held);
-            println!("switched after {switched:?}; held on; the next holder {:?} after the release", at - released);
+            let after = holds_on(&holder, held, &next, || deployment.servers[new].cmd::<i64>(&["PTTL", KEY]) > 9_000);
+            println!("switched after {switched:?}; held on; the next holder {after:?} after the release");
         } else {
             recorder.disturbed_since(at);
-            let (token, at) = next.recv_timeout(PATIENCE).unwrap();
-            assert!(token > held, "{token} after {held}");
+            let at = is_told_of_the_loss(&holder, held, &next);
             println!(
                 "down-after {DOWN_AFTER_MS} ms; switched after {switched:?}; the next acquisition {:?} after the kill",
                 at - killed
             );
-            eventually("the holder is told", || !holder.lock().remaining_ms().is_ok_and(|ms| ms > 0));
-            assert!(!holder.look());
-            let answer = holder.lock().release();
-            assert!(tells_of_a_loss(&answer), "{answer:?}");
-            holder.write(held); // what fencing is for
         }
+        next
     });
-    drop(served);
-    assert_eq!(next.iter().count(), 3, "all are served");
-    let verdict = recorder.judge();
-    assert_eq!(verdict.counts.acquisitions, 5);
-    assert_eq!(verdict.counts.writes_refused, u64::from(!survives), "the late write of the former holder");
+    all_were_served(&recorder, &next, survives);
     let new = deployment.named_by(0);
     eventually("nothing is left", || deployment.servers[new].keys().is_empty());
 }

@@ -5,6 +5,9 @@
 #[allow(dead_code)]
 mod bench;
 mod deployment;
+#[path = "../support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 mod failover;
 #[path = "../support/pki.rs"]
 #[allow(dead_code)]
@@ -15,6 +18,8 @@ mod recorder;
 #[allow(dead_code)]
 mod redis_server;
 mod refusals;
+#[path = "../support/replaced.rs"]
+mod replaced;
 #[path = "../conformance/scenarios.rs"]
 #[allow(dead_code)]
 mod scenarios;

@@ -4,7 +4,8 @@ use dlock::store::redis::{Address, Config, RedisStore, Service};
 use dlock::{Locker, Status};
 
 use crate::bench::Bench;
-use crate::deployment::{Deployment, SERVICE, Ways, eventually};
+use crate::deployment::{Deployment, SERVICE, Ways};
+use crate::eventually::eventually;
 use crate::{lock, locker, scenarios, target};
 
 fn a_life(locker: &Locker) {

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use dlock::Lock;
 
-use crate::deployment::{Deployment, eventually};
+use crate::deployment::Deployment;
+use crate::eventually::eventually;
 use crate::recorder::{Recorder, tells_of_a_loss};
 use crate::{lock, locker_with_lease};
 

@@ -3,6 +3,9 @@
 
 #[path = "../support/api.rs"]
 mod api;
+#[path = "../support/eventually.rs"]
+#[allow(dead_code)]
+mod eventually;
 mod meddler;
 #[path = "../support/pki.rs"]
 #[allow(dead_code)]
@@ -15,8 +18,9 @@ use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{PATIENCE, locker, options};
+use api::{locker, options};
 use dlock::{EventKind, Lock, Locker, Status, WAIT_FOREVER};
+use eventually::{PATIENCE, eventually};
 use meddler::{Meddler, Ways};
 use pki::Pki;
 use redis_server::RedisServer;
@@ -45,20 +49,14 @@ fn the_nodes_of_a_cluster_are_spoken_to_with_tls() {
     let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
     let command = ["CLUSTER", "ADDSLOTS"].into_iter().chain(slots.iter().map(String::as_str));
     let _: () = bench.server.cmd(&command.collect::<Vec<_>>());
-    let begun = Instant::now();
-    while !bench.server.cmd::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok") {
-        assert!(begun.elapsed() < PATIENCE, "the cluster does not come up");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the cluster is up", || bench.server.cmd::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok"));
     let url = bench.url().replacen("rediss:", "rediss-cluster:", 1);
     let (own, other) = (locker(&url), locker(&url));
     let (holder, waiter) = (lock(&own, "n"), lock(&other, "n"));
     holder.acquire().unwrap();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| waiter.acquire_timeout(20_000));
-        while !bench.server.keys().iter().any(|key| key.starts_with(":dlock:wait:")) {
-            assert!(begun.elapsed() < PATIENCE, "nobody waits");
-        }
+        eventually("one waits", || bench.server.keys().iter().any(|key| key.starts_with(":dlock:wait:")));
         holder.release().unwrap();
         waiting.join().unwrap().unwrap();
     });
@@ -382,11 +380,7 @@ fn the_end_is_announced_to_the_server() {
     let locker = locker(&b.url_at(meddler.port));
     drop(lock(&locker, "n"));
     drop(locker);
-    let deadline = Instant::now() + PATIENCE;
-    while last_record(&meddler.said.lock().unwrap()[0]) != Some(21) {
-        assert!(Instant::now() < deadline, "no alert");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    eventually("an alert", || last_record(&meddler.said.lock().unwrap()[0]) == Some(21));
 }
 
 #[test]
