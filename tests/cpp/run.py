@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs include/dlock.hpp as its users do: the programs of this directory and the examples, by g++ as C++17 and by
 clang++ as C++20, on private servers, with the sanitizers of the compiler. Each as the other standard is compiled and not run, as
-is the code of docs/cpp.md.
+is the code of docs/cpp.md and README.md.
 
     tests/cpp/run.py [part of a job's name …]       `--list` names the jobs
 
@@ -88,15 +88,15 @@ def examples(compiler):
 
 
 def documented():
-    """The blocks of code of docs/cpp.md: whole programs as they are, all others in a function that has what they use."""
-    text = (ROOT / "docs" / "cpp.md").read_text()
+    """The blocks of code of the documents: whole programs as they are, all others in a function that has what they use."""
+    text = "".join(path.read_text() for path in (ROOT / "docs" / "cpp.md", ROOT / "README.md"))
     programs, parts = [], {"17": [], "20": []}
     for note, code in re.findall(r"(<!-- C\+\+20 -->\n)?```cpp\n(.*?)```", text, re.DOTALL):
         if "int main" in code:
             programs.append(("20" if note else "17", code))
         else:
             parts["20" if note else "17"].append(code)
-    report.line(len(programs) > 0 and all(parts.values()), "docs/cpp.md has code of each kind")
+    report.line(len(programs) > 0 and all(parts.values()), "the documents have code of each kind")
     for standard, blocks in parts.items():
         includes, functions = set(), []
         for number, code in enumerate(blocks):
@@ -117,7 +117,7 @@ def documented():
             # The parts need not use all that they have.
             status, output = run([compiler, f"-std=c++{standard}", *WARNINGS, "-Wno-unused", "-fsyntax-only", f"-I{INCLUDE}",
                                   source], 60)
-            report.line(status == 0 and not output, f"docs/cpp.md: code {number} compiles, {compiler}", output)
+            report.line(status == 0 and not output, f"documents: code {number} compiles, {compiler}", output)
 
 
 def compiles(compiler, standard):
