@@ -9,7 +9,9 @@ pub(crate) const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
 pub(crate) const CLOCK: libc::clockid_t = libc::CLOCK_MONOTONIC;
 
 /// Microseconds on that clock.
-pub(crate) fn now() -> u64 {
+pub type Time = u64;
+
+pub(crate) fn now() -> Time {
     let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is a valid place for a timespec.
     unsafe { libc::clock_gettime(CLOCK, &mut t) };

@@ -4,9 +4,11 @@
 //! things directly: [`Options`], [`Locker`], [`Lock`], [`Queue`].
 
 mod clock;
+mod descriptors;
 mod driver;
 pub mod engine;
 pub mod error;
+pub mod event;
 pub mod ffi;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -25,10 +27,11 @@ mod sync;
 mod thread;
 
 pub use error::{Error, Result, Status};
+pub use event::{Event, EventKind};
 pub use lock::Lock;
 pub use locker::Locker;
 pub use options::Options;
-pub use queue::{Event, EventKind, Queue};
+pub use queue::Queue;
 
 /// The largest wait: no deadline.
 pub const WAIT_FOREVER: u64 = u64::MAX;

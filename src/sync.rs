@@ -1,6 +1,6 @@
 //! What threads share and wait by: the standard library's and the system's. Under the feature `shuttle` the unit tests have
-//! the checker's instead, and descriptors and a clock that the checker sees (`system.rs`); the code in `src/driver/` is the
-//! same. Knows nothing of locks.
+//! the checker's instead, and descriptors and a clock that the checker sees (`system.rs`); the code in `src/driver/` and
+//! `src/descriptors/` is the same. Knows nothing of locks.
 
 #[cfg(not(all(test, feature = "shuttle")))]
 mod choice {

@@ -3,9 +3,9 @@
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::signal::Timer;
 use super::{Driver, Link, OUTSTANDING_US};
 use crate::clock::now;
+use crate::descriptors::Timer;
 use crate::engine::Time;
 use crate::error::Result;
 use crate::sync::atomic::Ordering;

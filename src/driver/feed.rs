@@ -5,10 +5,9 @@
 use std::io;
 use std::os::fd::RawFd;
 
-use super::signal::{Signal, close_in_child};
 use super::slot::{Callers, Slot};
+use crate::descriptors::{Descriptors, Signal, close_in_child};
 use crate::store::Subscription;
-use crate::store::descriptors::Descriptors;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -3,8 +3,8 @@
 
 use std::os::fd::RawFd;
 
-use super::signal::Watch;
 use super::slot::{Callers, Slot};
+use crate::descriptors::Watch;
 use crate::store::{Connection, Reply, Request, RequestId};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,7 +11,7 @@ mod feed;
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
 mod link;
-mod signal;
+mod mailbox;
 mod slot;
 
 use std::ffi::CStr;
@@ -20,15 +20,13 @@ use std::time::{Duration, Instant};
 
 use self::feed::{Feed, Reading};
 use self::link::{Handover, Link, Submitted};
-pub use self::signal::Signal;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub use self::signal::Timer;
-use self::signal::{Watch, close_in_child};
+pub use self::mailbox::Mailbox;
 use self::slot::Slot;
 use crate::clock::now;
+use crate::descriptors::{Signal, Watch, close_in_child};
 use crate::engine::{Action, Answer, Config, Engine, HandleId, Lane, Operation, Time};
 use crate::error::{Error, Result, Status};
-use crate::queue::{Event, EventKind, Mailbox};
+use crate::event::{Event, EventKind};
 use crate::store::{Connection, ErrorClass, Op, Reply, RequestId, Store, Unreachable};
 use crate::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 #[cfg(all(test, feature = "shuttle"))]

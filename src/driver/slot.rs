@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::signal::Signal;
+use crate::descriptors::Signal;
 use crate::engine::Answer;
 use crate::error::Result;
 use crate::sync::atomic::{AtomicBool, Ordering};

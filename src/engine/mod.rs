@@ -20,12 +20,10 @@ use uuid::Uuid;
 
 use self::core::{Core, Due, Internal, Who};
 use self::handle::Handle;
+pub use crate::clock::Time;
 use crate::error::{Error, Result, Status};
 use crate::planted::{Bug, planted};
 use crate::store::{HandOff, Name, Push, Reply, Request, RequestId};
-
-/// Microseconds on a clock that runs through suspend.
-pub type Time = u64;
 
 /// One lock handle of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

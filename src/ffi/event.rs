@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::error::{dlock_status, message_text};
 use super::guard::uuid_text;
 use super::{DLOCK_ERROR_MESSAGE_SIZE, DLOCK_UUID_SIZE};
-use crate::queue::{Event, EventKind};
+use crate::event::{Event, EventKind};
 
 /// Which operation an event reports on. The numbers never change; later versions may add more.
 #[repr(C)]

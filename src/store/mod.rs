@@ -4,11 +4,8 @@
 //! [`redis`] sends scripts to a server, [`memory`] carries out the same rules in this process. The engine speaks this
 //! vocabulary and knows neither of them.
 
-pub(crate) mod descriptors;
 pub mod memory;
 pub mod name;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod poller;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub mod quorum;
 pub mod redis;

@@ -1,4 +1,4 @@
-//! The system calls of `src/driver/` for the checker: descriptors that stand for eventfd, epoll, timerfd and sockets, a clock
+//! The system calls of `src/driver/` and `src/descriptors/` for the checker: descriptors that stand for eventfd, epoll, timerfd and sockets, a clock
 //! that the checker moves, threads. Each call that another thread could notice is a point at which the checker may switch. It
 //! is stricter than a kernel: whoever uses a descriptor that is closed has failed, even where a kernel would refuse it.
 //!

@@ -8,10 +8,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::{Rng, Time, explore, spawn};
+use crate::descriptors::Signal;
 use crate::driver::feed::Feed;
 use crate::driver::link::{Handover, Link};
 use crate::driver::poll_readable;
-use crate::driver::signal::Signal;
 use crate::driver::slot::Slot;
 use crate::engine::Answer;
 use crate::error::{Error, Status};

@@ -7,8 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
-use crate::driver::Signal;
-use crate::store::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, Signal};
 use crate::store::redis::{Admission, Look, RedisStore};
 use crate::store::{Acquisition, Connection, Store, Subscription, Unreachable};
 use crate::thread::Thread;

@@ -5,10 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::clock::Time;
 use crate::store::{Acquisition, Request, TOKEN_FLOOR};
-
-/// Microseconds.
-type Time = u64;
 
 /// See the module's documentation.
 pub struct Ledger {

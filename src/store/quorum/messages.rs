@@ -3,10 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::clock::Time;
 use crate::store::{Acquisition, HandOff, Push};
-
-/// Microseconds.
-type Time = u64;
 
 /// A waiter that one server has named waits this long for a majority to do so.
 const GATHER_US: Time = 5_000;

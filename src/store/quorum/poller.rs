@@ -5,9 +5,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::driver::Signal;
-use crate::store::descriptors::Descriptors;
-use crate::store::poller::{self, Alarm, Time};
+use crate::clock::Time;
+use crate::descriptors::{self, Alarm, Descriptors, Signal};
 
 /// What else than the sockets of servers, whose number is their name, may be ready.
 const ALARM: u64 = 62;
@@ -15,14 +14,14 @@ const SIGNAL: u64 = 63;
 
 /// The sockets of one link, its alarm, and signals.
 pub struct Poller {
-    set: poller::Poller,
+    set: descriptors::Poller,
     alarm: Alarm,
     ready: Vec<u64>,
 }
 
 impl Poller {
     pub fn new(all: &Arc<Descriptors>, signals: &[&Signal]) -> io::Result<Self> {
-        let this = Poller { set: poller::Poller::new(all)?, alarm: Alarm::new(all)?, ready: Vec::new() };
+        let this = Poller { set: descriptors::Poller::new(all)?, alarm: Alarm::new(all)?, ready: Vec::new() };
         this.set.add(this.alarm.fd(), ALARM)?;
         signals.iter().try_for_each(|signal| this.set.add(signal.fd(), SIGNAL))?;
         Ok(this)

@@ -8,10 +8,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::ledger::Ledger;
+use crate::clock::Time;
 use crate::store::{Acquisition, ErrorClass, HandOff, Holder, Op, Reply, Request, RequestId, ServerError, TOKEN_FLOOR};
-
-/// Microseconds.
-type Time = u64;
 
 /// Where votes differ, the rest is waited for at least this long.
 const PAUSE_MIN_US: Time = 5_000;

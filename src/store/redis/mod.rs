@@ -49,8 +49,8 @@ pub use self::sentinel::Service;
 use self::sentinel::{Era, Watch};
 use self::stream::Stream;
 use self::warnings::Warnings;
-use super::descriptors::Descriptors;
 use super::{Connection, Store, Subscription, Unreachable};
+use crate::descriptors::Descriptors;
 
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +152,9 @@ impl Config {
 
 /// Well below the 50 or 60 s after which proxies commonly close what is idle.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// As many sockets as one locker has at a time on one server, those included that are being connected or closed, and some
+/// more.
+const SOCKETS_MAX: usize = 16;
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,7 +234,7 @@ impl RedisStore {
     }
 
     fn with_scripts(config: Config, scripts: Scripts) -> Self {
-        let (address, site) = (config.address.to_string(), Site::new(config, Descriptors::new()));
+        let (address, site) = (config.address.to_string(), Site::new(config, Descriptors::with_room(SOCKETS_MAX)));
         RedisStore { site, address, scripts: Arc::new(scripts), known: Mutex::default(), watch: Watch::default() }
     }
 

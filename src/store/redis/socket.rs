@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket as Inner, TcpKeepalive, Type};
 
 use super::Address;
-use crate::store::descriptors::{Descriptors, Noted};
+use crate::descriptors::{Descriptors, Noted};
 
 /// The receive timeout of every socket: a blocking receive returns after this, at the latest.
 pub const SLICE: Duration = Duration::from_millis(20);

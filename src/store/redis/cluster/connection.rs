@@ -19,8 +19,8 @@ use super::super::{Config, error, resp};
 use super::map::Node;
 use super::messages::Admission;
 use super::{Mail, PAUSE, Shared};
+use crate::descriptors::Poller;
 use crate::store::name::{FENCE, FENCE_LIFE};
-use crate::store::poller::Poller;
 use crate::store::{Connection, ErrorClass, HandOff, Op, Reply, Request, RequestId, ServerError, Unreachable};
 
 /// A request is sent on at most so often; the map must be changing faster than it is learnt.

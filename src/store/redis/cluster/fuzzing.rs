@@ -7,7 +7,7 @@ use super::super::resp::Value;
 use super::super::{Address, Config};
 use super::map::Map;
 use super::messages::listen;
-use crate::store::descriptors::Descriptors;
+use crate::descriptors::Descriptors;
 
 /// Takes an answer for a map, a redirection and a message.
 pub fn answer(value: &Value, wire: &[u8]) {

@@ -9,7 +9,7 @@ use super::super::handshake::Floor;
 use super::super::resp::{self, Value};
 use super::super::slot::SLOTS;
 use super::super::{Address, Config, Site};
-use crate::store::descriptors::Descriptors;
+use crate::descriptors::Descriptors;
 
 /// No more nodes than that are ever believed in.
 const NODES_MAX: usize = 1_000;

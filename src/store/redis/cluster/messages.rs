@@ -23,8 +23,7 @@ use super::super::stream::Stream;
 use super::super::subscription::{KEEP_ALIVE, RedisSubscription, payload_of};
 use super::map::Node;
 use super::{Mail, PAUSE, Shared, Ways};
-use crate::driver::Signal;
-use crate::store::poller::Poller;
+use crate::descriptors::{Poller, Signal};
 use crate::store::{Acquisition, Push, Request, Subscription, Unreachable};
 
 /// After a slot's channel was refused, before it is asked for again; its waiters poll meanwhile.

@@ -24,8 +24,7 @@ use super::codec::Layout;
 use super::handshake;
 use super::scripts::Scripts;
 use super::{Address, Config};
-use crate::driver::Signal;
-use crate::store::descriptors::Descriptors;
+use crate::descriptors::{Descriptors, Signal};
 use crate::store::{Connection, Store, Subscription, Unreachable};
 use crate::thread::Thread;
 

@@ -1,15 +1,33 @@
-//! Which descriptors are open, for a forked child: it must take no mutex, and closes its copies of them all. Knows
-//! not what they are.
+//! The descriptors by which threads that poll are woken; and which descriptors are open at all, for a forked child, which
+//! must take no mutex and closes its copies of them all. Knows nothing of locks and of servers.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod poller;
+mod signal;
+mod timer;
+mod watch;
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// As many sockets as one locker has at a time on one server, those included that are being connected or closed, and some
-/// more.
-const SOCKETS_MAX: usize = 16;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub use self::poller::{Alarm, Poller};
+pub use self::signal::Signal;
+pub use self::timer::Timer;
+pub use self::watch::Watch;
+use crate::sync::libc;
 
-/// Some descriptors, as those of one store: its sockets, also one that another thread is just connecting, and what it polls them with.
+/// In a forked child: closes the child's copy of a descriptor (-1: there is none). Its owner is leaked and never uses it.
+pub fn close_in_child(fd: RawFd) {
+    if fd >= 0 {
+        // SAFETY: nothing in the child uses the descriptor after this.
+        unsafe { libc::close(fd) };
+    }
+}
+
+/// Some descriptors, as those of one store: its sockets, also one that another thread is just connecting, and what it polls
+/// them with.
 #[derive(Debug)]
 pub struct Descriptors(Box<[AtomicI32]>);
 
@@ -21,10 +39,6 @@ pub struct Noted {
 }
 
 impl Descriptors {
-    pub fn new() -> Arc<Self> {
-        Self::with_room(SOCKETS_MAX)
-    }
-
     pub fn with_room(places: usize) -> Arc<Self> {
         Arc::new(Descriptors((0..places).map(|_| AtomicI32::new(-1)).collect()))
     }

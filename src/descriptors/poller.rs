@@ -6,11 +6,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::descriptors::{Descriptors, Noted};
-use crate::driver::Timer;
-
-/// Microseconds on the clock of [`crate::clock`].
-pub type Time = u64;
+use super::{Descriptors, Noted, Timer};
+use crate::clock::Time;
 
 /// A set of descriptors; readable while one of them has something.
 pub struct Poller {
