@@ -862,6 +862,7 @@ void dlock_queue_free(dlock_queue *queue);
  *
  * Never blocks. Any thread, one at a time for a lock. Returns:
  * - `DLOCK_OK`: submitted.
+ * - `DLOCK_ERR_LOCKER`: the system has no thread left.
  * - `DLOCK_ERR_CLOSED`: the locker is closed.
  * - `DLOCK_ERR_BUSY`: another call is using this handle.
  * - `DLOCK_ERR_INVALID_ARGUMENT`: `queue` or `lock` is NULL, or they belong to different lockers.

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What a thread of ours has for itself.
 const STACK: usize = 256 * 1024;
 
 thread_local! {
@@ -44,7 +45,7 @@ impl Thread {
         unsafe {
             let mut result = libc::pthread_attr_init(attributes.as_mut_ptr());
             if result == 0 {
-                result = libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK);
+                result = libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK + taken(attributes.as_ptr()));
                 if result == 0 {
                     let before = mask_signals(&all_signals());
                     result = libc::pthread_create(id.as_mut_ptr(), attributes.as_ptr(), run, start.cast());
@@ -81,6 +82,27 @@ impl Drop for Thread {
         // SAFETY: neither joined nor detached before.
         unsafe { libc::pthread_detach(self.id) };
     }
+}
+
+/// How much of a thread's stack the C library takes for other things: in glibc all thread-local variables of the program and
+/// its libraries are there, however many they are. (The standard library asks the same function.)
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn taken(attributes: *const libc::pthread_attr_t) -> usize {
+    // SAFETY: a name that ends with NUL.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__pthread_get_minstack".as_ptr()) };
+    if found.is_null() {
+        return 0;
+    }
+    // SAFETY: this is what glibc has under that name; the attributes are set up.
+    unsafe {
+        let ask: unsafe extern "C" fn(*const libc::pthread_attr_t) -> libc::size_t = std::mem::transmute(found);
+        ask(attributes)
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn taken(_attributes: *const libc::pthread_attr_t) -> usize {
+    0
 }
 
 fn all_signals() -> libc::sigset_t {

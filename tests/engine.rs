@@ -719,3 +719,18 @@ fn a_message_for_an_attempt_that_was_given_back_is_given_up() {
     assert!(matches!(b.sent[..], [(_, Op::Release { leave: true })]), "{:?}", b.sent);
     assert_eq!(b.last_attempt, 1);
 }
+
+#[test]
+fn a_lease_and_a_queue_without_any_measure_are_asked_after_as_long_ones_are() {
+    for (remaining_ms, waiters) in [(u64::MAX, 1), (i64::MAX as u64, 2), (0, u64::MAX)] {
+        let mut b = Bench::new();
+        b.engine.subscribed(10, 5);
+        b.start(10, Operation::Acquire { deadline: None }, 1);
+        b.reply(20, Reply::Held { place: TOKEN_FLOOR + 1, remaining_ms: None });
+        b.reply(30, Reply::Queued { place: TOKEN_FLOOR + 1, remaining_ms: Some(remaining_ms), waiters });
+        for now in (0..4_500_000).step_by(250_000) {
+            b.tick(now + 30);
+            assert!(b.sent.is_empty(), "{remaining_ms} ms, {waiters} waiters: asked after {now} us");
+        }
+    }
+}

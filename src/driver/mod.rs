@@ -370,15 +370,41 @@ impl Driver {
 
     // --- the background thread ---
 
-    /// Starts the background thread, if it is not there.
-    fn ensure_background(self: &Arc<Self>) {
+    /// Starts the background thread, if it is not there. False: none is to be had.
+    fn ensure_background(self: &Arc<Self>) -> bool {
         if !self.background_started.swap(true, Ordering::AcqRel) {
             let driver = Arc::clone(self);
             if !self.spawn(c"dlock", move || driver.run()) {
                 self.background_started.store(false, Ordering::Release);
+                return false;
             }
         }
         self.wake.raise();
+        true
+    }
+
+    /// How long a call may sleep that waits for others: without a background thread it sees to the timers itself.
+    fn nap(&self) -> Result<Duration> {
+        if self.background_started.load(Ordering::Acquire) {
+            return Ok(LOOK_AROUND);
+        }
+        let next = self.lock()?.engine.next_timer().unwrap_or(Time::MAX);
+        Ok(Duration::from_micros(next.saturating_sub(now())).min(LOOK_AROUND))
+    }
+
+    /// After a nap: does the background thread's work where none is to be had.
+    fn stand_in(self: &Arc<Self>, slot: &Slot, due: Option<Time>) -> Result<()> {
+        drop(self.lock()?); // a defect elsewhere must not leave this call waiting
+        if self.background_started.load(Ordering::Acquire) || self.ensure_background() {
+            return Ok(());
+        }
+        self.tick()?;
+        for (index, link) in self.links.iter().enumerate().filter(|(_, link)| link.is_left()) {
+            if let Some(connection) = link.take(None) {
+                self.drive(index, connection, Some(slot), due);
+            }
+        }
+        Ok(())
     }
 
     /// Does the engine need the background thread before that thread would wake by itself? `own`: a time that the
@@ -638,15 +664,15 @@ impl Driver {
             }
             self.look_after()?;
             if self.lock()?.engine.awaits_message(handle) {
-                self.listen(&slot)?;
+                self.listen(&slot, due)?;
             } else if slot.declines_to_read() && !self.feed.pass() {
                 self.ensure_background();
             }
             if slot.is_done() {
                 break;
             }
-            while !slot.wait(LOOK_AROUND) {
-                drop(self.lock()?); // a defect elsewhere must not leave this call waiting
+            while !slot.wait(self.nap()?) {
+                self.stand_in(&slot, due)?;
             }
         }
         let (answer, asked) = slot.end();
@@ -665,7 +691,7 @@ impl Driver {
     }
 
     /// Reads the subscription for as long as this call waits for a message and is asked for nothing else.
-    fn listen(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<()> {
+    fn listen(self: &Arc<Self>, slot: &Arc<Slot>, due: Option<Time>) -> Result<()> {
         slot.reads();
         let Some(mut reading) = self.feed.take(Some(slot)) else { return Ok(()) };
         let signal = Arc::clone(&reading.signal);
@@ -676,9 +702,10 @@ impl Driver {
                 }
                 return Ok(());
             }
-            poll_readable(&[reading.subscription.fd().unwrap_or(-1), signal.fd()], LOOK_AROUND);
+            poll_readable(&[reading.subscription.fd().unwrap_or(-1), signal.fd()], self.nap()?);
             slot.end_poll();
             signal.clear();
+            self.stand_in(slot, due)?;
         }
         Ok(())
     }
@@ -722,6 +749,9 @@ impl Driver {
     pub fn submit(self: &Arc<Self>, handle: HandleId, operation: Operation, tag: Tag) -> Result<()> {
         let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
         let mailbox = Arc::clone(mailbox);
+        if !self.background_started.load(Ordering::Acquire) && !self.ensure_background() {
+            return Err(Error::new(Status::Locker, "the system has no thread left, which what is submitted needs"));
+        }
         mailbox.expect();
         // All on one link: what is submitted first arrives first, and is first in a queue.
         let started = self.tell(Some(0), |engine, now| engine.start(now, handle, operation, tag));
@@ -861,5 +891,5 @@ fn poll_readable(fds: &[RawFd], limit: Duration) {
     let mut fds: Vec<libc::pollfd> =
         fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
     // SAFETY: a valid array of that length; negative descriptors are ignored.
-    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit.as_millis() as i32) };
+    unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit.as_micros().div_ceil(1_000) as i32) };
 }

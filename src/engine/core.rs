@@ -395,7 +395,10 @@ impl<T: Clone> Core<T> {
     /// When a queued waiter asks next without having been told anything: when the holder's lease is over, at most some
     /// seconds, stretched with the queue's length, jittered (rule 6).
     pub fn recheck_at(&mut self, now: Time, remaining_ms: Option<u64>, waiters: u64) -> Time {
-        let remaining = remaining_ms.map_or(RECHECK_MAX_US, |ms| (ms * 1_000 + 10_000).clamp(20_000, RECHECK_MAX_US));
+        // Whatever the server says: a key of another program may live for ever, nearly.
+        let (waiters, longest) = (waiters.min(u64::from(u32::MAX)), RECHECK_MAX_US / 1_000);
+        let remaining =
+            remaining_ms.map_or(RECHECK_MAX_US, |ms| (ms.min(longest) * 1_000 + 10_000).clamp(20_000, RECHECK_MAX_US));
         let others = (self.waiting as Time * SPREAD_US).min(RECHECK_CROWD_US);
         // A stretched pause is spread widely: those who joined together must not ask together.
         let spread = (waiters * SPREAD_US).max(others);

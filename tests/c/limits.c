@@ -1,4 +1,4 @@
-/* What happens when the process runs out of something, or ends in the middle: descriptors, memory, its life.
+/* What happens when the process runs out of something, or ends in the middle: descriptors, threads, memory, its life.
  *
  *     limits <url> [part of a check's name]
  */
@@ -135,7 +135,10 @@ static void reconnecting_without_descriptors(void) {
                                   (memset(&waiter, 0, sizeof waiter), waiter.lock = lock, waiter.timeout_ms = 400,
                                    &waiter)) == 0;
     REQUIRE(started);
-    EXPECT(blocked_join(&waiter) == DLOCK_ERR_LOCK_TIMEOUT); /* polls, since it cannot subscribe */
+    blocked_join(&waiter);
+    if (waiter.status != DLOCK_ERR_LOCK_TIMEOUT) { /* polls, since it cannot subscribe */
+        fail_at(__FILE__, __LINE__, "%s: %s", dlock_status_name(waiter.status), waiter.err.message);
+    }
     relieve();
     blocked_start(&waiter, lock, 10000);
     OK(dlock_lock_release(held, &err));
@@ -145,6 +148,69 @@ static void reconnecting_without_descriptors(void) {
     dlock_lock_free(held);
     dlock_locker_free(locker);
     dlock_locker_free(other);
+}
+
+/* --- threads --- */
+
+/* More than the library gives a thread of its own as a stack, and glibc takes room for it from there. */
+static _Thread_local volatile char large[400 * 1024];
+
+static _Atomic int threads_left = 1000000;
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*body)(void *), void *argument) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) = NULL;
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return threads_left-- > 0 ? real(thread, attributes, body, argument) : EAGAIN;
+}
+
+/* With any number of threads left calls keep their deadlines, and with enough of them all is well again. */
+static void without_threads(void) {
+    for (int room = 0; room < 5; room++) {
+        dlock_error err = {0};
+        dlock_locker *other = new_locker(30000, true), *locker;
+        dlock_lock *held = new_lock(other, "limits"), *lock;
+        dlock_queue *queue = NULL;
+        OK(dlock_lock_acquire(held, &err));
+        threads_left = room;
+        locker = new_locker(30000, true);
+        OK(dlock_queue_new(locker, &queue, &err));
+        lock = new_lock(locker, "limits");
+        if (room == 0) {
+            EXPECT_STATUS(dlock_submit_acquire(queue, lock, 10, 0, &err), DLOCK_ERR_LOCKER);
+            EXPECT(strstr(err.message, "thread") != NULL);
+        }
+        uint64_t begun = now_ms();
+        EXPECT_STATUS(dlock_lock_acquire_timeout(lock, 300, &err), DLOCK_ERR_LOCK_TIMEOUT);
+        EXPECT(now_ms() - begun >= 299 && now_ms() - begun <= 350 + SLACK_MS);
+        OK(dlock_lock_release(held, &err));
+        OK(dlock_lock_acquire_timeout(lock, 1000, &err));
+        OK(dlock_lock_release(lock, &err));
+        OK(dlock_lock_acquire(held, &err));
+        threads_left = 1000000;
+        struct blocked waiter;
+        blocked_start(&waiter, lock, 10000);
+        EVENTUALLY(is_busy(lock), 2000);
+        OK(dlock_lock_release(held, &err));
+        EXPECT(blocked_join(&waiter) == DLOCK_OK);
+        OK(dlock_lock_release(lock, &err));
+        dlock_lock_free(lock);
+        dlock_lock_free(held);
+        dlock_queue_free(queue);
+        dlock_locker_free(locker);
+        dlock_locker_free(other);
+    }
+}
+
+static void with_large_thread_locals(void) {
+    dlock_error err = {0};
+    dlock_locker *locker = new_locker(400, true);
+    dlock_lock *lock = new_lock(locker, "limits");
+    large[sizeof large - 1] = 1;
+    OK(dlock_lock_acquire(lock, &err));
+    pause_ms(1200); /* three leases: they are renewed by a thread */
+    OK(dlock_lock_release(lock, &err));
+    dlock_lock_free(lock);
+    dlock_locker_free(locker);
 }
 
 /* --- memory --- */
@@ -259,6 +325,8 @@ int main(int argc, char **argv) {
     check_arguments(argc, argv);
     run_check("limits: no descriptor is left: an answer that says so, and all is well with some again", without_descriptors);
     run_check("limits: reconnecting and subscribing without a descriptor", reconnecting_without_descriptors);
+    run_check("limits: no thread is left: deadlines are kept, and all is well with some again", without_threads);
+    run_check("limits: thread-local variables larger than a stack: leases are renewed", with_large_thread_locals);
     run_check("limits: each allocation is refused: an error or an abort, no hang", without_memory);
     run_check("limits: the process ends while threads are blocked", ends_while_blocked);
     return check_result();

@@ -337,6 +337,39 @@ static void timeout_silent_server(void) {
     dlock_locker_free(other_locker);
 }
 
+static void ignore_signal(int number) { (void)number; }
+
+static _Atomic bool pestering;
+
+static void *pester(void *thread) {
+    while (pestering) {
+        pthread_kill(*(pthread_t *)thread, SIGUSR1);
+        pause_ms(1);
+    }
+    return NULL;
+}
+
+/* Signals that come more often than anything else that ends a wait must not keep a call from looking at the clock. */
+static void timeout_silent_server_among_signals(void) {
+    dlock_locker *locker = new_locker(0, true);
+    dlock_lock *lock = new_lock(locker, "timeout_signals");
+    struct sigaction action = {.sa_handler = ignore_signal, .sa_flags = SA_RESTART};
+    pthread_t self = pthread_self(), other;
+    sigaction(SIGUSR1, &action, NULL);
+    pestering = true;
+    REQUIRE(pthread_create(&other, NULL, pester, &self) == 0);
+    raw("CLIENT PAUSE 1500 ALL");
+    uint64_t start = now_ms();
+    dlock_status status = dlock_lock_acquire_timeout(lock, 200, &err);
+    uint64_t elapsed = now_ms() - start;
+    pestering = false;
+    pthread_join(other, NULL);
+    EXPECT(status == DLOCK_ERR_LOCK_TIMEOUT || status == DLOCK_ERR_NOT_CONNECTED);
+    EXPECT(elapsed >= 199 && elapsed <= 250 + SLACK_MS);
+    dlock_lock_free(lock);
+    dlock_locker_free(locker);
+}
+
 static void timeout_succeeds_in_time(void) {
     dlock_locker *locker = new_locker(0, true);
     dlock_lock *lock = new_lock(locker, "timeout_succeeds");
@@ -1179,6 +1212,8 @@ int main(int argc, char **argv) {
         run_check("release after a flush: UNLOCK_UNLOCKED", release_flushed);
         run_check("renewal finds out that the lock is gone: LOST", renewal_finds_loss);
         run_check("a deadline is kept where the server is silent, and nothing is taken later", timeout_silent_server);
+        run_check("a deadline is kept where the server is silent and signals come all the time",
+                  timeout_silent_server_among_signals);
         run_check("is_locked, is_locked_by_me, owner ask the server", asks_the_server);
         run_check("a foreign value that is no UUID: locked; owner answers LOCKER", owner_no_uuid);
         run_check("fencing tokens grow after FLUSHALL", tokens_grow_after_flush);

@@ -72,8 +72,17 @@ impl Socket {
         let socket = &made.inner;
         if domain == Domain::UNIX {
             // A connect to a unix socket does not wait in `poll` but in the call, for room in the backlog.
-            socket.set_write_timeout(Some(timeout))?;
-            socket.connect(peer)?;
+            let deadline = Instant::now() + timeout;
+            let mut left = timeout;
+            loop {
+                socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+                match socket.connect(peer) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted && !left.is_zero() => {
+                        left = deadline.saturating_duration_since(Instant::now());
+                    }
+                    connected => break connected?,
+                }
+            }
         } else {
             socket.connect_timeout(peer, timeout)?;
             socket.set_tcp_nodelay(true)?;
@@ -105,20 +114,21 @@ impl Socket {
         }
         input.reserve(CHUNK);
         let flags = if block { 0 } else { libc::MSG_DONTWAIT };
-        loop {
-            match self.inner.recv_with_flags(input.spare_capacity_mut(), flags) {
-                Ok(0) => return Ok(Received::Closed),
-                Ok(count) => {
-                    // SAFETY: the kernel has written `count` bytes into the spare capacity.
-                    unsafe { input.set_len(input.len() + count) };
-                    return Ok(Received::Data(count));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    return Ok(Received::Nothing);
-                }
-                Err(error) => return Err(error),
+        match self.inner.recv_with_flags(input.spare_capacity_mut(), flags) {
+            Ok(0) => Ok(Received::Closed),
+            Ok(count) => {
+                // SAFETY: the kernel has written `count` bytes into the spare capacity.
+                unsafe { input.set_len(input.len() + count) };
+                Ok(Received::Data(count))
             }
+            // Interrupted: the caller looks at the clock and comes again. To wait anew here would be to wait for ever where
+            // signals come more often than the receive timeout.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+            {
+                Ok(Received::Nothing)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -183,8 +183,13 @@ impl Reader {
     /// over.
     fn look_around(&mut self, shared: &Arc<Shared>) {
         let (now, owners) = (Instant::now(), shared.map.owners());
-        let is_stranger = |index: &u16| !owners.iter().any(|node| node.index == *index);
-        let strangers: Vec<u16> = self.nodes.keys().copied().filter(is_stranger).collect();
+        // One that is being connected to is left until that has ended, or a second connection would take the first one's place,
+        // with whatever was subscribed to on it.
+        let is_stranger = |(&index, feed): (&u16, &Feed)| {
+            let stays = matches!(feed, Feed::Connecting) || owners.iter().any(|node| node.index == index);
+            (!stays).then_some(index)
+        };
+        let strangers: Vec<u16> = self.nodes.iter().filter_map(is_stranger).collect();
         strangers.into_iter().for_each(|index| self.ended(index));
         for slot in self.slots.keys().copied().collect::<Vec<_>>() {
             let Some(state) = self.slots.get_mut(&slot) else { continue };
@@ -492,5 +497,46 @@ impl Drop for ClusterSubscription {
             }
             messages.0 = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::super::{Address, ClusterStore, Config};
+    use super::*;
+    use crate::store::{Name, Op, Seat, Store};
+
+    #[test]
+    fn a_node_that_loses_its_slots_while_it_is_connected_to_and_gets_them_back_is_connected_to_once() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        silent.set_nonblocking(true).unwrap();
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: silent.local_addr().unwrap().port() };
+        let timeout = Duration::from_secs(3);
+        let config = Config { response_timeout: timeout, connect_timeout: timeout, ..Config::new(address.clone()) };
+        let store = ClusterStore::new(vec![address.clone()], config);
+        let shared = Arc::clone(&store.shared);
+        shared.ways.store(Ways::Sharded as u8, std::sync::atomic::Ordering::Release);
+        let mut subscription = store.subscribe(":dlock:wake:none", Arc::new(|| {})).unwrap();
+
+        let name = Arc::new(Name::new("n", "g").unwrap());
+        let seat = Seat { claim_ms: 1, channel: ":dlock:wake:none".into() };
+        let acquisition = Acquisition { owner: uuid::Uuid::from_u128(1), attempt: 1 };
+        let request = Request { name: Arc::clone(&name), acquisition, seat, op: Op::Inspect };
+        let (slot, bell) = (slot(name.tag()), Arc::new(Bell::new(&shared.descriptors).unwrap()));
+        let node = shared.map.at(&address).unwrap();
+        let other = shared.map.at(&Address::local()).unwrap();
+        for owner in [&node, &other, &node] {
+            shared.map.set_owner(slot, owner.index);
+            subscription.ping(1).unwrap(); // looks around
+            if owner.index == node.index {
+                let admission = shared.messages().admit(&shared, slot, &request, &bell);
+                assert!(matches!(admission, Admission::NotYet));
+            }
+            std::thread::sleep(2 * PAUSE);
+        }
+        assert!(silent.accept().is_ok());
+        assert!(silent.accept().is_err(), "a second connection");
     }
 }
