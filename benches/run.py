@@ -76,7 +76,7 @@ def deployments(bench):
                "deployments", *(word for name, _, _ in places for word in (name, "URL")))
     found = bench.measure("deployments", *(word for name, url, _ in places for word in (name, url)))
     for name, _, what in places:
-        bench.ratio(f"p50, {what}", found[f"p50_{name}"], found["p50_plain"], "us", spread=(found[f"low_{name}"], found[f"high_{name}"]))
+        bench.ratio(f"p50, {what}", found[f"p50_{name}"], found["p50_plain"], "us", spread=(found[f"ratio_low_{name}"], found[f"ratio_high_{name}"]))
         bench.ratio("  p99", found[f"p99_{name}"], found["p99_plain"], "us")
 
 
