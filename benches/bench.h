@@ -91,6 +91,14 @@ static inline dlock_lock *open_lock(const dlock_locker *locker, const char *name
     return lock;
 }
 
+/* `state` is a lock. */
+static inline void dlock_pair(void *state)
+{
+    dlock_error err;
+    must(dlock_lock_acquire(state, &err), &err, "acquire");
+    must(dlock_lock_release(state, &err), &err, "release");
+}
+
 static inline void redis_url(char *url, size_t size, const char *port)
 {
     snprintf(url, size, "redis://127.0.0.1:%s", port);

@@ -49,6 +49,17 @@ def hiredis_flags():
     return ["-DHAVE_HIREDIS", "-lhiredis"] if there else []
 
 
+def redispp_flags():
+    """The same for redis-plus-plus, which pkg-config knows where it is installed."""
+    try:
+        known = [subprocess.run(["pkg-config", *words, "redis++"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+                 for words in (["--cflags", "--libs"], ["--variable=libdir"])]
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    flags, directory = (each.stdout.decode() for each in known)
+    return ["-DHAVE_REDISPP", *shlex.split(flags), f"-Wl,-rpath,{directory.strip()}"]
+
+
 def compile_programs():
     """Returns whether hiredis is among the peers."""
     if not (LIBRARY / "libdlock.so").exists():

@@ -7,23 +7,9 @@
  *     pair memory
  */
 #include "client.h"
+#include "turns.h"
 
 enum { ROUNDS = 40, PAIRS = 250, CONTENDERS = 6 };
-
-struct contender {
-    const char *name;
-    void (*pair)(void *);
-    void *state;
-    struct samples samples;
-    double p50[ROUNDS];
-};
-
-static void dlock_pair(void *state)
-{
-    dlock_error err;
-    must(dlock_lock_acquire(state, &err), &err, "acquire");
-    must(dlock_lock_release(state, &err), &err, "release");
-}
 
 /* --- the library's commands by bare socket: what of the difference is the protocol's, and what the client's --- */
 
@@ -71,28 +57,6 @@ static void own_commands_pair(void *state)
         die("the release script answered %s", c->bare->in);
 }
 
-/* --- measuring --- */
-
-static void block(struct contender *contender, int round)
-{
-    uint64_t *first = contender->samples.ns + contender->samples.count;
-    for (int i = 0; i < PAIRS; i++) {
-        uint64_t before = now_ns();
-        contender->pair(contender->state);
-        samples_add(&contender->samples, now_ns() - before);
-    }
-    contender->p50[round] = (double)percentile(first, PAIRS, 0.5);
-}
-
-static void print_ratios(struct contender *ours, struct contender *other)
-{
-    double ratios[ROUNDS];
-    for (int i = 0; i < ROUNDS; i++)
-        ratios[i] = ours->p50[i] / other->p50[i];
-    printf("ratio_low_%s %.3f\n", other->name, quantile(ratios, ROUNDS, 0.25));
-    printf("ratio_high_%s %.3f\n", other->name, quantile(ratios, ROUNDS, 0.75));
-}
-
 static int against_redis(const char *port, const char *script)
 {
     char url[64];
@@ -108,21 +72,12 @@ static int against_redis(const char *port, const char *script)
         {.name = "bare", .pair = bare_classic_pair, .state = bare_classic_open(port, "bench:bare")},
         {.name = "own", .pair = own_commands_pair, .state = own_commands_open(port, script)},
     };
-    for (int i = 0; i < CONTENDERS; i++) {
-        contenders[i].samples = samples_new((size_t)ROUNDS * PAIRS);
-        for (int j = 0; j < PAIRS; j++)
-            contenders[i].pair(contenders[i].state);
-    }
-    for (int round = 0; round < ROUNDS; round++)
-        for (int i = 0; i < CONTENDERS; i++)
-            block(&contenders[(round + i) % CONTENDERS], round);
+    take_turns(contenders, CONTENDERS, ROUNDS, PAIRS);
     printf("peer %s\n", PEER);
     for (int i = 0; i < CONTENDERS; i++) {
-        struct samples *s = &contenders[i].samples;
-        printf("p50_%s %.2f\n", contenders[i].name, (double)percentile(s->ns, s->count, 0.5) / 1000);
-        printf("p99_%s %.2f\n", contenders[i].name, (double)percentile(s->ns, s->count, 0.99) / 1000);
-        print_distribution(contenders[i].name, s);
-        print_ratios(&contenders[0], &contenders[i]);
+        print_times(&contenders[i]);
+        print_distribution(contenders[i].name, &contenders[i].samples);
+        print_ratios(contenders[i].name, &contenders[0], &contenders[i], ROUNDS);
     }
     dlock_lock_free(lock);
     dlock_locker_free(locker);

@@ -6,8 +6,8 @@ nothing else about a library. What is missing on this machine is left out with a
 """
 
 import contextlib
+import functools
 import hashlib
-import json
 import os
 import platform
 import select
@@ -77,6 +77,14 @@ def c(setup):
     return [program], {}
 
 
+def cpp(setup):
+    program = setup.target / "peers-cpp"
+    build(*shlex.split(os.environ.get("CXX", "c++")), "-std=c++17", "-O2", "-Wall", "-Wextra", f"-I{ROOT / 'include'}",
+          "-o", program, HERE / "peers" / "cpp" / "main.cpp", f"-L{setup.library}", f"-Wl,-rpath,{setup.library}", "-ldlock",
+          "-lpthread", *setup.redispp)
+    return [program], {}
+
+
 def go(setup):
     need("go")
     program = setup.target / "peers-go"
@@ -132,21 +140,46 @@ def node(setup):
     return ["node", source / "main.js"], {"NODE_PATH": str(directory / "node_modules")}
 
 
-Setup = namedtuple("Setup", "library target hiredis")
+# Where things are, and with what flags hiredis and redis-plus-plus are compiled; none where they are not installed.
+Setup = namedtuple("Setup", "library target hiredis redispp")
 # A language: how it is built; its contenders, by their names in requests; how long they run before they are measured,
 # which is until a just-in-time compiler has seen all.
 Language = namedtuple("Language", "name build contenders warm_up_ms")
 LANGUAGES = [
     Language("C", c, {"dlock": "dlock", "dlock-queue": "dlock's completion queue", "hiredis": "hiredis, connection a thread",
                       "hiredis-shared": "hiredis, shared connection"}, 200),
+    Language("C++", cpp, {"dlock-cpp": "dlock.hpp", "redispp-redmutex": "redis-plus-plus RedMutex",
+                          "redispp-redlock": "redis-plus-plus RedLock"}, 200),
     Language("Rust", rust, {"rslock": "rslock"}, 200),
     Language("Go", go, {"dlock-go": "dlock's Go package", "redsync": "redsync", "redislock": "bsm/redislock",
                         "rueidislock": "rueidislock"}, 200),
     Language("Java", java, {"redisson": "Redisson RLock", "redisson-fair": "Redisson RFairLock"}, 3000),
     Language("Node", node, {"redlock": "redlock (ioredis)"}, 1000),
-    Language("Python", python, {"dlock-python": "dlock's Python package", "dlock-asyncio": "dlock's, on asyncio",
-                                "redis-py": "redis-py Lock", "python-redis-lock": "python-redis-lock"}, 200),
+    Language("Python", python, {"dlock-python": "dlock's Python package", "dlock-asyncio": "dlock's, asyncio",
+                                "redis-py": "redis-py Lock", "redis-py-asyncio": "redis-py Lock, asyncio",
+                                "python-redis-lock": "python-redis-lock"}, 200),
 ]
+
+
+def lacks(setup, contender):
+    """What a contender of a program that was built needs and this machine has not."""
+    if contender.startswith("hiredis") and not setup.hiredis:
+        return "hiredis is not installed (Debian's libhiredis-dev)"
+    if contender.startswith("redispp") and not setup.redispp:
+        return ("redis-plus-plus is not installed: Debian has no package of it; build github.com/sewenew/redis-plus-plus by CMake, "
+                "and name its lib/pkgconfig in PKG_CONFIG_PATH where that is not below /usr")
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def built(build_of_language, setup):
+    return build_of_language(setup)
+
+
+def start_program(language, setup, processes, port, number=1):
+    """A program of that language, which is built the first time; raises Unavailable. Of two, one has another number."""
+    command, environment = built(language.build, setup)
+    return Program(processes, command, environment, port, setup.target / f"{language.name.lower()}-{number}.log")
 
 
 # --- a program under way ---
@@ -158,7 +191,7 @@ class Program:
     """Answers requests; after a failure it is over and answers none."""
 
     def __init__(self, processes, command, environment, port, log):
-        self.log = log
+        self.processes, self.log = processes, log
         self.buffer = b""
         self.stuck = None
         with open(log, "wb") as errors:
@@ -168,16 +201,26 @@ class Program:
             except OSError as problem:
                 raise Unavailable(str(problem))
 
-    def ask(self, contender, mode, threads, milliseconds):
+    def send(self, *request):
         try:
-            self.process.stdin.write(f"{contender} {mode} {threads} {milliseconds}\n".encode())
+            self.process.stdin.write((" ".join(map(str, request)) + "\n").encode())
             self.process.stdin.flush()
         except (OSError, ValueError):
             raise Unavailable(self.reason())
-        answer = self.line(time.monotonic() + milliseconds / 1000 + PATIENCE_SECONDS)
+
+    def answer(self, seconds):
+        """The words of the next answer, which may take so much longer than it should."""
+        answer = self.line(time.monotonic() + seconds + PATIENCE_SECONDS)
         if answer.startswith("!"):
             raise Unavailable(answer[1:].strip())
-        numbers = [float(number) for number in answer.split()]
+        return answer.split()
+
+    def ask(self, *request, seconds=0):
+        self.send(*request)
+        return self.answer(seconds)
+
+    def block(self, contender, mode, threads, milliseconds):
+        numbers = list(map(float, self.ask(contender, mode, threads, milliseconds, seconds=milliseconds / 1000)))
         return Block(*numbers, *[0] * (len(Block._fields) - len(numbers)))
 
     def line(self, until):
@@ -202,7 +245,8 @@ class Program:
         return lines[0] if lines else f"exit status {self.process.poll()}"
 
     def stop(self):
-        self.process.kill()
+        if self.process in self.processes.running:
+            self.processes.end(self.process)
         with contextlib.suppress(OSError):
             self.process.stdin.close()
 
@@ -210,9 +254,15 @@ class Program:
 # --- the measurement ---
 
 class Contender:
-    def __init__(self, name, label, language, program):
-        self.name, self.label, self.language, self.program = name, label, language, program
+    """`programs` are as many of its language as were asked for."""
+
+    def __init__(self, name, label, language, programs):
+        self.name, self.label, self.language, self.programs = name, label, language, programs
         self.left_out = None
+
+    def leave_out(self, problem):
+        self.left_out = str(problem)
+        print(f"{self.label} is left out from here on: {problem}", flush=True)
 
 
 class Measurement:
@@ -221,16 +271,19 @@ class Measurement:
     def __init__(self, contenders):
         self.contenders = contenders
 
+    def stop(self):
+        for program in {program for contender in self.contenders for program in contender.programs}:
+            program.stop()
+
     def alive(self):
         return [contender for contender in self.contenders if contender.left_out is None]
 
     def block(self, contender, *request):
         """A block, or nothing where the contender fails: it is out from now on."""
         try:
-            return contender.program.ask(contender.name, *request)
+            return contender.programs[0].block(contender.name, *request)
         except Unavailable as problem:
-            contender.left_out = str(problem)
-            print(f"{contender.label} is left out from here on: {problem}", flush=True)
+            contender.leave_out(problem)
             return None
 
     def rounds(self, mode, threads, milliseconds, rounds):
@@ -247,21 +300,24 @@ class Measurement:
         return {contender: list(found) for contender, found in blocks.items() if contender.left_out is None}
 
 
-def start(setup, processes, port):
-    """The contenders that can be had, and the lines that say which cannot."""
+def start(setup, processes, port, programs=1):
+    """The contenders that can be had, with so many programs of each language, and which cannot."""
     contenders, left_out = [], []
     for language in LANGUAGES:
+        lacking = {}
+        for name, label in language.contenders.items():
+            lacking.setdefault(lacks(setup, name), []).append((name, label))
+        there = lacking.pop(None, [])
         try:
-            command, environment = language.build(setup)
-            program = Program(processes, command, environment, port, setup.target / f"{language.name.lower()}.log")
+            started = [start_program(language, setup, processes, port, 1 + number) for number in range(programs)]
         except Unavailable as problem:
-            left_out.append({"language": language.name, "contenders": list(language.contenders.values()), "reason": str(problem)})
-            print(f"{language.name} is left out ({', '.join(language.contenders.values())}): {problem}", flush=True)
-            continue
-        contenders += [Contender(name, label, language, program) for name, label in language.contenders.items()
-                       if not name.startswith("hiredis") or setup.hiredis]
-    if not setup.hiredis:
-        print("hiredis is not installed: its rows are left out", flush=True)
+            lacking.setdefault(str(problem), []).extend(there)
+        else:
+            contenders += [Contender(name, label, language, started) for name, label in there]
+        for reason, those in lacking.items():
+            labels = [label for _, label in those]
+            left_out.append({"language": language.name, "contenders": labels, "reason": reason})
+            print(f"left out ({language.name}): {', '.join(labels)}: {reason}", flush=True)
     return Measurement(contenders), left_out
 
 
@@ -287,6 +343,11 @@ def quartiles(values):
     return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4 - (len(ordered) % 4 == 0)]
 
 
+def spread(ratios):
+    """Their median, and in brackets their middle half; nothing where there are none."""
+    return f"{median(ratios):.2f} ({quartiles(ratios)[0]:.2f}-{quartiles(ratios)[1]:.2f})" if ratios else ""
+
+
 def figures(comparison, contender, blocks, ours):
     """A row: the medians of the rounds, and of the ratios of dlock's blocks `ours` to them."""
     row = {"contender": contender.name, "label": contender.label, "language": contender.language.name,
@@ -301,7 +362,7 @@ def figures(comparison, contender, blocks, ours):
         by_round = {name: [getattr(mine, field) / max(getattr(block, field), 0.1) for mine, block in zip(ours, blocks)]
                     for name, field in (("rate", "pairs"), ("p50", "p50_us"), ("p99", "p99_us"), ("longest", "longest_us"))}
         row["ratio"] = {name: median(ratios) for name, ratios in by_round.items()}
-        row["ratio"]["rate_middle_half"] = quartiles(by_round["rate"])
+        row["ratio"]["rates"] = by_round["rate"]
     row["aims"] = verdicts(comparison, row)
     return row
 
@@ -340,7 +401,7 @@ def show(comparison, rows):
         line(widths, "", "pairs/s", "p50 us", "p99 us", "longest ms", "dlock / it", "p50", "p99", "aim")
     for row in rows:
         ratio = row.get("ratio")
-        low_high = f"{ratio['rate']:.2f} ({ratio['rate_middle_half'][0]:.2f}-{ratio['rate_middle_half'][1]:.2f})" if ratio else ""
+        low_high = spread(ratio["rates"]) if ratio else ""
         rate, longest = f"{row['per_second']:,.0f}", f"{row['longest_us'] / 1000:,.1f}"
         part = {name: f"{ratio[name]:.2f}" if ratio else "" for name in ("p50", "p99", "longest")}
         if hot:
@@ -354,10 +415,8 @@ def show(comparison, rows):
         print(f"waits of two seconds given up and begun again: {', '.join(given_up)}", flush=True)
 
 
-def measure(processes, port, server, library, target, hiredis, quick):
-    """The part: prints the tables and writes peers.json into `target`. Raises Failed where dlock itself cannot run."""
-    setup = Setup(library, target / "contenders", hiredis)
-    setup.target.mkdir(parents=True, exist_ok=True)
+def measure(processes, port, server, setup, quick):
+    """The part: prints the tables, and returns what peers.json is to have. Raises Failed where dlock itself cannot run."""
     print("\nLock libraries side by side: medians of the rounds; times of a pair (of a wait, where all want one lock). Ratios: "
           "dlock's\nfigure by the row's in the same round, their median, and in brackets their middle half (* = aim missed)", flush=True)
     load = os.getloadavg()[0]
@@ -383,7 +442,5 @@ def measure(processes, port, server, library, target, hiredis, quick):
                  for contender in measurement.contenders if contender.left_out]
     report = {"server": server, "cores": os.cpu_count(), "machine": platform.machine(), "load_before": load,
               "seconds": round(time.monotonic() - begun, 1), "left_out": left_out, "tables": tables}
-    (target / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"\n{report['seconds']:.0f} s of measurement; all rounds are in {os.path.relpath(target / 'peers.json', ROOT)}", flush=True)
-    for program in {contender.program for contender in measurement.contenders}:
-        program.stop()
+    measurement.stop()
+    return report

@@ -8,8 +8,8 @@ Ctrl-C, and prints one table: each figure with the limit it is measured against.
 on a machine that does other things too only their ratio means anything. A missed aim is shown and fails nothing; the
 exit status is not 0 only where something does not run.
 
-All rows are kept in target/bench/results.json, what `peers` found in peers.json, and what the plots show in
-measurements.json, from which the part `plots` draws them into docs/performance/. --quick leaves out curves and plots.
+All rows are kept in target/bench/results.json, what `peers`, `passing` and `asyncio` found in peers.json, passing.json and
+asyncio.json, and what the plots show in measurements.json, from which the part `plots` draws them into docs/performance/. --quick leaves out curves and plots.
 """
 
 import argparse
@@ -23,8 +23,10 @@ import tempfile
 
 import cost
 import curves
+import passing
 import peers
-from harness import HERE, LIBRARY, PROGRAMS, Bench, Failed, Processes, compile_programs, hiredis_flags, start_private_server, write_json
+from harness import (HERE, LIBRARY, PROGRAMS, ROOT, Bench, Failed, Processes, compile_programs, hiredis_flags, redispp_flags,
+                     start_private_server, write_json)
 from private_server import ask, certificates, default_server, free_port, start_cluster, start_server, until
 
 
@@ -76,7 +78,7 @@ def deployments(bench):
                "deployments", *(word for name, _, _ in places for word in (name, "URL")))
     found = bench.measure("deployments", *(word for name, url, _ in places for word in (name, url)))
     for name, _, what in places:
-        bench.ratio(f"p50, {what}", found[f"p50_{name}"], found["p50_plain"], "us", spread=(found[f"low_{name}"], found[f"high_{name}"]))
+        bench.ratio(f"p50, {what}", found[f"p50_{name}"], found["p50_plain"], "us", spread=(found[f"ratio_low_{name}"], found[f"ratio_high_{name}"]))
         bench.ratio("  p99", found[f"p99_{name}"], found["p99_plain"], "us")
 
 
@@ -249,13 +251,23 @@ def memory(bench):
         bench.figure("libdlock.so, stripped, as it was built", stripped.stat().st_size / 1e6, "MB", form=",.2f")
 
 
+def setup_of_peers():
+    target = PROGRAMS / "contenders"
+    target.mkdir(parents=True, exist_ok=True)
+    return peers.Setup(LIBRARY, target, tuple(hiredis_flags()), tuple(redispp_flags()))
+
+
 def libraries(bench):
-    peers.measure(bench.processes, bench.port, bench.version, LIBRARY, PROGRAMS, hiredis_flags(), bench.quick)
+    found = peers.measure(bench.processes, bench.port, bench.version, setup_of_peers(), bench.quick)
+    write_json("peers.json", found)
+    print(f"\n{found['seconds']:.0f} s of measurement; all rounds are in {os.path.relpath(PROGRAMS / 'peers.json', ROOT)}", flush=True)
 
 
 PARTS = {"pair": pair, "cost": cost.measure, "handoff": handoff, "inflight": inflight, "waiters": waiters, "held": held,
          "distance": distance, "deployments": deployments, "threads": threads, "hot": hot, "timeline": timeline, "start": start,
-         "memory": memory, "go": go, "peers": libraries, "curves": curves.measure, "plots": curves.plot}
+         "memory": memory, "go": go, "peers": libraries,
+         "passing": lambda bench: passing.between_processes(bench, setup_of_peers()),
+         "asyncio": lambda bench: passing.among_many(bench, setup_of_peers()), "curves": curves.measure, "plots": curves.plot}
 NOT_QUICK = {"curves", "plots"}
 
 

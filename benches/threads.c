@@ -27,13 +27,6 @@ static atomic_bool go, stop;
 static unsigned char turn[MOST_TURNS];
 static long turns;
 
-static void dlock_pair(void *state)
-{
-    dlock_error err;
-    must(dlock_lock_acquire(state, &err), &err, "acquire");
-    must(dlock_lock_release(state, &err), &err, "release");
-}
-
 static void *work(void *argument)
 {
     struct worker *worker = argument;
