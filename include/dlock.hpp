@@ -242,6 +242,14 @@ std::uint64_t milliseconds(const std::chrono::duration<Rep, Period> &duration) n
     return static_cast<long double>(whole) < count ? whole + 1 : whole;
 }
 
+/// What is left until then. Counted in numbers that hold every clock's: the distance of two times, or one of them in the unit of
+/// the other, need not fit their own types.
+template <class Clock, class Duration>
+std::uint64_t milliseconds_until(const std::chrono::time_point<Clock, Duration> &deadline) noexcept {
+    using exact = std::chrono::duration<long double, std::nano>;
+    return milliseconds(exact(deadline.time_since_epoch()) - exact(Clock::now().time_since_epoch()));
+}
+
 inline std::chrono::milliseconds duration(std::uint64_t milliseconds) noexcept {
     return std::chrono::milliseconds(static_cast<std::chrono::milliseconds::rep>(milliseconds));
 }
@@ -305,8 +313,8 @@ public:
     locker(locker &&) noexcept = default;
 
     locker &operator=(locker &&other) noexcept {
-        locker former(std::move(*this));
-        handle_ = std::move(other.handle_);
+        locker moved(std::move(other));
+        handle_.swap(moved.handle_);
         return *this;
     }
 
@@ -487,17 +495,17 @@ public:
     /// False without an error if the time was not enough.
     template <class Rep, class Period>
     [[nodiscard]] bool try_lock_for(const std::chrono::duration<Rep, Period> &timeout, sink to) noexcept {
-        return in_time(dlock_lock_acquire_timeout(handle_.get(), detail::milliseconds(timeout), to.native()), to);
+        return wait(detail::milliseconds(timeout), to);
     }
 
     template <class Clock, class Duration>
     [[nodiscard]] bool try_lock_until(const std::chrono::time_point<Clock, Duration> &deadline, sink to) noexcept {
         // Again only if that clock was set back meanwhile.
         do {
-            if (try_lock_for(until(deadline), to)) {
+            if (wait(detail::milliseconds_until(deadline), to)) {
                 return true;
             }
-        } while (!to.failed() && Clock::now() < deadline);
+        } while (!to.failed() && detail::milliseconds_until(deadline) > 0);
         return false;
     }
 
@@ -540,10 +548,10 @@ public:
     [[nodiscard]] bool try_lock_until(const std::chrono::time_point<Clock, Duration> &deadline, std::stop_token stop,
                                       sink to) noexcept {
         do {
-            if (try_lock_for(until(deadline), stop, to)) {
+            if (unless_stopped(detail::milliseconds_until(deadline), stop, to)) {
                 return true;
             }
-        } while (!to.failed() && !stop.stop_requested() && Clock::now() < deadline);
+        } while (!to.failed() && !stop.stop_requested() && detail::milliseconds_until(deadline) > 0);
         return false;
     }
 #endif
@@ -630,11 +638,8 @@ private:
         return to.take(status);
     }
 
-    /// (The difference to a deadline long past need not fit its type.)
-    template <class Clock, class Duration>
-    static auto until(const std::chrono::time_point<Clock, Duration> &deadline) noexcept {
-        const auto now = Clock::now();
-        return now < deadline ? deadline - now : decltype(deadline - now)::zero();
+    bool wait(std::uint64_t timeout, sink to) noexcept {
+        return in_time(dlock_lock_acquire_timeout(handle_.get(), timeout, to.native()), to);
     }
 
 #if defined(__cpp_lib_jthread)
