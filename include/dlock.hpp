@@ -65,6 +65,13 @@
 #define DLOCK_EXCEPTIONS 1
 #endif
 
+/* What the shared libraries of a program must have in common, also where they hide their symbols. */
+#if defined(__ELF__)
+#define DLOCK_COMMON __attribute__((visibility("default")))
+#else
+#define DLOCK_COMMON
+#endif
+
 namespace dlock {
 
 /// A failure of the library; the values are those of `dlock_status`, and later versions may add more.
@@ -93,7 +100,7 @@ namespace dlock {
 
 /// The category "dlock": a code's message is the name of its status, such as "DLOCK_ERR_LOST". Where the standard has a word
 /// for a status, a code is equal to it too: `code == std::errc::operation_canceled`.
-inline const std::error_category &category() noexcept {
+DLOCK_COMMON inline const std::error_category &category() noexcept {
     class of_dlock final : public std::error_category {
         const char *name() const noexcept override { return "dlock"; }
 
@@ -121,8 +128,9 @@ inline const std::error_category &category() noexcept {
             }
         }
     };
-    static const of_dlock instance;
-    return instance;
+    // Never deleted: while the process ends, other threads may still ask a code what it means.
+    static const of_dlock *const instance = new of_dlock;
+    return *instance;
 }
 
 inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), category()}; }
@@ -158,7 +166,7 @@ private:
 
 #if defined(DLOCK_EXCEPTIONS)
 /// What the throwing form throws. what() has the library's words and the name of the status.
-class error : public std::system_error {
+class DLOCK_COMMON error : public std::system_error {
 public:
     explicit error(const failure &why) : std::system_error(why.code(), std::string(why.message())) {}
 };
@@ -1011,13 +1019,10 @@ public:
 #if defined(__cpp_lib_jthread)
         on_stop_.reset();
 #endif
-        const sink result = to_ ? *to_ : sink(why_);
-        const bool in_time = settle(result);
-#if defined(DLOCK_EXCEPTIONS)
-        if (!to_) {
-            detail::raise(why_);
+        const bool in_time = settle(to_ ? *to_ : sink(why_));
+        if (raise_ != nullptr) {
+            raise_(why_);
         }
-#endif
         if constexpr (std::is_same_v<Result, bool>) {
             return in_time;
         } else if constexpr (!std::is_void_v<Result>) {
@@ -1028,12 +1033,18 @@ public:
 private:
     friend class coroutine_queue;
 
-    operation(coroutine_queue &queue, const mutex &of, step what, std::uint64_t timeout, std::optional<sink> to) noexcept
-        : queue_(queue), lock_(of.native_handle()), step_(what), timeout_(timeout), to_(to) {}
+    using raise_function = void(const failure &);
+
+    /// Without `to` the throwing form. What it throws with is a pointer, and not a branch for the preprocessor: a program may have
+    /// parts that are compiled without exceptions, and of this function only one copy.
+    operation(coroutine_queue &queue, const mutex &of, step what, std::uint64_t timeout, std::optional<sink> to,
+              raise_function *raise) noexcept
+        : queue_(queue), lock_(of.native_handle()), step_(what), timeout_(timeout), to_(to), raise_(raise) {}
 
 #if defined(__cpp_lib_jthread)
-    operation(coroutine_queue &queue, const mutex &of, std::stop_token stop, std::optional<sink> to) noexcept
-        : operation(queue, of, step::lock, DLOCK_WAIT_FOREVER, to) {
+    operation(coroutine_queue &queue, const mutex &of, std::stop_token stop, std::optional<sink> to,
+              raise_function *raise) noexcept
+        : operation(queue, of, step::lock, DLOCK_WAIT_FOREVER, to, raise) {
         stop_ = std::move(stop);
     }
 #endif
@@ -1087,6 +1098,7 @@ private:
     step step_;
     std::uint64_t timeout_;
     std::optional<sink> to_;
+    raise_function *raise_;
     failure why_;
     std::uint64_t number_ = 0;
     bool held_before_ = false;
@@ -1099,54 +1111,56 @@ inline coroutine_queue::~coroutine_queue() {
 }
 
 inline coroutine_queue::operation<std::uint64_t> coroutine_queue::lock(mutex &of, sink to) noexcept {
-    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, to};
+    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, to, nullptr};
 }
 
 inline coroutine_queue::operation<bool> coroutine_queue::try_lock(mutex &of, sink to) noexcept {
-    return {*this, of, step::try_lock, 0, to};
+    return {*this, of, step::try_lock, 0, to, nullptr};
 }
 
 template <class Rep, class Period>
 coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout,
                                                                sink to) noexcept {
-    return {*this, of, step::lock, detail::milliseconds(timeout), to};
+    return {*this, of, step::lock, detail::milliseconds(timeout), to, nullptr};
 }
 
 inline coroutine_queue::operation<void> coroutine_queue::release(mutex &of, sink to) noexcept {
-    return {*this, of, step::release, 0, to};
+    return {*this, of, step::release, 0, to, nullptr};
 }
 
 #if defined(DLOCK_EXCEPTIONS)
 inline coroutine_queue::operation<std::uint64_t> coroutine_queue::lock(mutex &of) {
-    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, std::nullopt};
+    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, std::nullopt, detail::raise};
 }
 
 inline coroutine_queue::operation<bool> coroutine_queue::try_lock(mutex &of) {
-    return {*this, of, step::try_lock, 0, std::nullopt};
+    return {*this, of, step::try_lock, 0, std::nullopt, detail::raise};
 }
 
 template <class Rep, class Period>
 coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout) {
-    return {*this, of, step::lock, detail::milliseconds(timeout), std::nullopt};
+    return {*this, of, step::lock, detail::milliseconds(timeout), std::nullopt, detail::raise};
 }
 
 inline coroutine_queue::operation<void> coroutine_queue::release(mutex &of) {
-    return {*this, of, step::release, 0, std::nullopt};
+    return {*this, of, step::release, 0, std::nullopt, detail::raise};
 }
 #endif
 
 #if defined(__cpp_lib_jthread)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop, sink to) noexcept {
-    return {*this, of, std::move(stop), to};
+    return {*this, of, std::move(stop), to, nullptr};
 }
 #if defined(DLOCK_EXCEPTIONS)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop) {
-    return {*this, of, std::move(stop), std::nullopt};
+    return {*this, of, std::move(stop), std::nullopt, detail::raise};
 }
 #endif
 #endif
 #endif
 
 } // namespace dlock
+
+#undef DLOCK_COMMON
 
 #endif /* DLOCK_HPP */
