@@ -107,21 +107,21 @@ DLOCK_COMMON inline const std::error_category &category() noexcept {
         std::string message(int value) const override { return dlock_status_name(value); }
 
         std::error_condition default_error_condition(int value) const noexcept override {
-            switch (static_cast<errc>(value)) {
-            case errc::not_owner:
-            case errc::unlock_unlocked:
+            switch (value) {
+            case DLOCK_ERR_NOT_OWNER:
+            case DLOCK_ERR_UNLOCK_UNLOCKED:
                 return std::errc::operation_not_permitted;
-            case errc::lock_timeout:
+            case DLOCK_ERR_LOCK_TIMEOUT:
                 return std::errc::timed_out;
-            case errc::not_connected:
+            case DLOCK_ERR_NOT_CONNECTED:
                 return std::errc::not_connected;
-            case errc::invalid_argument:
+            case DLOCK_ERR_INVALID_ARGUMENT:
                 return std::errc::invalid_argument;
-            case errc::already_held:
+            case DLOCK_ERR_ALREADY_HELD:
                 return std::errc::resource_deadlock_would_occur;
-            case errc::cancelled:
+            case DLOCK_ERR_CANCELLED:
                 return std::errc::operation_canceled;
-            case errc::busy:
+            case DLOCK_ERR_BUSY:
                 return std::errc::device_or_resource_busy;
             default:
                 return {value, *this};
@@ -391,7 +391,7 @@ private:
     }
 
     /// Shared with mutexes, so that it is there for as long as they are.
-    std::shared_ptr<dlock_locker> handle_;
+    std::shared_ptr<dlock_locker> handle_{};
 };
 
 class queue;
@@ -677,9 +677,9 @@ private:
     }
 #endif
 
-    std::shared_ptr<dlock_locker> locker_;
-    detail::owned<dlock_lock> handle_;
-    std::error_code unlock_result_;
+    std::shared_ptr<dlock_locker> locker_{};
+    detail::owned<dlock_lock> handle_{};
+    std::error_code unlock_result_{};
 };
 
 /// Which operation an event reports on; the values are those of `dlock_event_kind`, and later versions may add more.
@@ -840,7 +840,7 @@ private:
         return count == 1 ? std::optional<event>(native) : std::nullopt;
     }
 
-    detail::owned<dlock_queue> handle_;
+    detail::owned<dlock_queue> handle_{};
 };
 
 inline void mutex::watch(const queue &events, std::uint64_t user_data, sink to) noexcept {
@@ -923,7 +923,7 @@ private:
     /// What the table of pending operations knows of one.
     struct pending {
         coroutine_queue *owner = nullptr;
-        std::coroutine_handle<> waiter;
+        std::coroutine_handle<> waiter{};
         dlock_event event{};
     };
 
@@ -968,8 +968,8 @@ private:
     }
 
     queue queue_;
-    std::mutex guard_;
-    std::unordered_map<std::uint64_t, pending *> pending_;
+    std::mutex guard_{};
+    std::unordered_map<std::uint64_t, pending *> pending_{};
     std::uint64_t last_number_ = 0;
 };
 
@@ -1087,8 +1087,8 @@ private:
 
     bool stopped() const noexcept { return event.status == DLOCK_ERR_CANCELLED && stop_.stop_requested(); }
 
-    std::stop_token stop_;
-    std::optional<std::stop_callback<canceller>> on_stop_;
+    std::stop_token stop_{};
+    std::optional<std::stop_callback<canceller>> on_stop_{};
 #else
     static bool stopped() noexcept { return false; }
 #endif
@@ -1099,7 +1099,7 @@ private:
     std::uint64_t timeout_;
     std::optional<sink> to_;
     raise_function *raise_;
-    failure why_;
+    failure why_{};
     std::uint64_t number_ = 0;
     bool held_before_ = false;
 };

@@ -24,7 +24,8 @@ from harness import INCLUDE, LIBRARY, ROOT, TEMPORARY, Report, Server, free_port
 WANTED = os.environ.get("CXX", "g++:clang++").split(":")
 COMPILERS = [compiler for compiler in WANTED if shutil.which(compiler)]
 EXAMPLES = ROOT / "examples" / "cpp"
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wold-style-cast", "-Wswitch-enum",
+            "-Weffc++", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 WITHOUT = ["-fno-exceptions", "-fno-rtti"]
 # Compiling takes most of the time, and there may be no more than two processors.
