@@ -659,6 +659,10 @@ private:
             return false;
         }
         const detail::owned<dlock_queue> waiting(made);
+        // Else what is submitted could end before it is cancelled.
+        if (stop.stop_requested()) {
+            return false;
+        }
         if (!to.take(dlock_submit_acquire(made, handle_.get(), timeout, 0, to.native()))) {
             return false;
         }
@@ -980,6 +984,9 @@ public:
     operation &operator=(const operation &) = delete;
 
     ~operation() {
+#if defined(__cpp_lib_jthread)
+        on_stop_.reset(); // From here on the mutex may be in other use.
+#endif
         if (owner == nullptr) {
             return;
         }
@@ -997,6 +1004,12 @@ public:
     /// The queue stays locked until the submission is complete: its event may be there before it has returned, and the
     /// coroutine must not go on, on another thread, while this still looks at it.
     bool await_suspend(std::coroutine_handle<> coroutine) {
+#if defined(__cpp_lib_jthread)
+        if (stop_.stop_requested()) {
+            event.status = DLOCK_ERR_CANCELLED;
+            return false;
+        }
+#endif
         const std::lock_guard guard(queue_.guard_);
         std::uint64_t left = 0;
         held_before_ = dlock_lock_remaining_ms(lock_, &left, nullptr) == DLOCK_OK;
