@@ -65,6 +65,13 @@
 #define DLOCK_EXCEPTIONS 1
 #endif
 
+/* What the shared libraries of a program must have in common, also where they hide their symbols. */
+#if defined(__ELF__)
+#define DLOCK_COMMON __attribute__((visibility("default")))
+#else
+#define DLOCK_COMMON
+#endif
+
 namespace dlock {
 
 /// A failure of the library; the values are those of `dlock_status`, and later versions may add more.
@@ -93,36 +100,37 @@ namespace dlock {
 
 /// The category "dlock": a code's message is the name of its status, such as "DLOCK_ERR_LOST". Where the standard has a word
 /// for a status, a code is equal to it too: `code == std::errc::operation_canceled`.
-inline const std::error_category &category() noexcept {
+DLOCK_COMMON inline const std::error_category &category() noexcept {
     class of_dlock final : public std::error_category {
         const char *name() const noexcept override { return "dlock"; }
 
         std::string message(int value) const override { return dlock_status_name(value); }
 
         std::error_condition default_error_condition(int value) const noexcept override {
-            switch (static_cast<errc>(value)) {
-            case errc::not_owner:
-            case errc::unlock_unlocked:
+            switch (value) {
+            case DLOCK_ERR_NOT_OWNER:
+            case DLOCK_ERR_UNLOCK_UNLOCKED:
                 return std::errc::operation_not_permitted;
-            case errc::lock_timeout:
+            case DLOCK_ERR_LOCK_TIMEOUT:
                 return std::errc::timed_out;
-            case errc::not_connected:
+            case DLOCK_ERR_NOT_CONNECTED:
                 return std::errc::not_connected;
-            case errc::invalid_argument:
+            case DLOCK_ERR_INVALID_ARGUMENT:
                 return std::errc::invalid_argument;
-            case errc::already_held:
+            case DLOCK_ERR_ALREADY_HELD:
                 return std::errc::resource_deadlock_would_occur;
-            case errc::cancelled:
+            case DLOCK_ERR_CANCELLED:
                 return std::errc::operation_canceled;
-            case errc::busy:
+            case DLOCK_ERR_BUSY:
                 return std::errc::device_or_resource_busy;
             default:
                 return {value, *this};
             }
         }
     };
-    static const of_dlock instance;
-    return instance;
+    // Never deleted: while the process ends, other threads may still ask a code what it means.
+    static const of_dlock *const instance = new of_dlock;
+    return *instance;
 }
 
 inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), category()}; }
@@ -158,7 +166,7 @@ private:
 
 #if defined(DLOCK_EXCEPTIONS)
 /// What the throwing form throws. what() has the library's words and the name of the status.
-class error : public std::system_error {
+class DLOCK_COMMON error : public std::system_error {
 public:
     explicit error(const failure &why) : std::system_error(why.code(), std::string(why.message())) {}
 };
@@ -242,6 +250,14 @@ std::uint64_t milliseconds(const std::chrono::duration<Rep, Period> &duration) n
     return static_cast<long double>(whole) < count ? whole + 1 : whole;
 }
 
+/// What is left until then. Counted in numbers that hold every clock's: the distance of two times, or one of them in the unit of
+/// the other, need not fit their own types.
+template <class Clock, class Duration>
+std::uint64_t milliseconds_until(const std::chrono::time_point<Clock, Duration> &deadline) noexcept {
+    using exact = std::chrono::duration<long double, std::nano>;
+    return milliseconds(exact(deadline.time_since_epoch()) - exact(Clock::now().time_since_epoch()));
+}
+
 inline std::chrono::milliseconds duration(std::uint64_t milliseconds) noexcept {
     return std::chrono::milliseconds(static_cast<std::chrono::milliseconds::rep>(milliseconds));
 }
@@ -305,8 +321,8 @@ public:
     locker(locker &&) noexcept = default;
 
     locker &operator=(locker &&other) noexcept {
-        locker former(std::move(*this));
-        handle_ = std::move(other.handle_);
+        locker moved(std::move(other));
+        handle_.swap(moved.handle_);
         return *this;
     }
 
@@ -375,7 +391,7 @@ private:
     }
 
     /// Shared with mutexes, so that it is there for as long as they are.
-    std::shared_ptr<dlock_locker> handle_;
+    std::shared_ptr<dlock_locker> handle_{};
 };
 
 class queue;
@@ -487,17 +503,17 @@ public:
     /// False without an error if the time was not enough.
     template <class Rep, class Period>
     [[nodiscard]] bool try_lock_for(const std::chrono::duration<Rep, Period> &timeout, sink to) noexcept {
-        return in_time(dlock_lock_acquire_timeout(handle_.get(), detail::milliseconds(timeout), to.native()), to);
+        return wait(detail::milliseconds(timeout), to);
     }
 
     template <class Clock, class Duration>
     [[nodiscard]] bool try_lock_until(const std::chrono::time_point<Clock, Duration> &deadline, sink to) noexcept {
         // Again only if that clock was set back meanwhile.
         do {
-            if (try_lock_for(until(deadline), to)) {
+            if (wait(detail::milliseconds_until(deadline), to)) {
                 return true;
             }
-        } while (!to.failed() && Clock::now() < deadline);
+        } while (!to.failed() && detail::milliseconds_until(deadline) > 0);
         return false;
     }
 
@@ -540,10 +556,10 @@ public:
     [[nodiscard]] bool try_lock_until(const std::chrono::time_point<Clock, Duration> &deadline, std::stop_token stop,
                                       sink to) noexcept {
         do {
-            if (try_lock_for(until(deadline), stop, to)) {
+            if (unless_stopped(detail::milliseconds_until(deadline), stop, to)) {
                 return true;
             }
-        } while (!to.failed() && !stop.stop_requested() && Clock::now() < deadline);
+        } while (!to.failed() && !stop.stop_requested() && detail::milliseconds_until(deadline) > 0);
         return false;
     }
 #endif
@@ -630,11 +646,8 @@ private:
         return to.take(status);
     }
 
-    /// (The difference to a deadline long past need not fit its type.)
-    template <class Clock, class Duration>
-    static auto until(const std::chrono::time_point<Clock, Duration> &deadline) noexcept {
-        const auto now = Clock::now();
-        return now < deadline ? deadline - now : decltype(deadline - now)::zero();
+    bool wait(std::uint64_t timeout, sink to) noexcept {
+        return in_time(dlock_lock_acquire_timeout(handle_.get(), timeout, to.native()), to);
     }
 
 #if defined(__cpp_lib_jthread)
@@ -646,6 +659,10 @@ private:
             return false;
         }
         const detail::owned<dlock_queue> waiting(made);
+        // Else what is submitted could end before it is cancelled.
+        if (stop.stop_requested()) {
+            return false;
+        }
         if (!to.take(dlock_submit_acquire(made, handle_.get(), timeout, 0, to.native()))) {
             return false;
         }
@@ -664,9 +681,9 @@ private:
     }
 #endif
 
-    std::shared_ptr<dlock_locker> locker_;
-    detail::owned<dlock_lock> handle_;
-    std::error_code unlock_result_;
+    std::shared_ptr<dlock_locker> locker_{};
+    detail::owned<dlock_lock> handle_{};
+    std::error_code unlock_result_{};
 };
 
 /// Which operation an event reports on; the values are those of `dlock_event_kind`, and later versions may add more.
@@ -827,7 +844,7 @@ private:
         return count == 1 ? std::optional<event>(native) : std::nullopt;
     }
 
-    detail::owned<dlock_queue> handle_;
+    detail::owned<dlock_queue> handle_{};
 };
 
 inline void mutex::watch(const queue &events, std::uint64_t user_data, sink to) noexcept {
@@ -910,7 +927,7 @@ private:
     /// What the table of pending operations knows of one.
     struct pending {
         coroutine_queue *owner = nullptr;
-        std::coroutine_handle<> waiter;
+        std::coroutine_handle<> waiter{};
         dlock_event event{};
     };
 
@@ -955,8 +972,8 @@ private:
     }
 
     queue queue_;
-    std::mutex guard_;
-    std::unordered_map<std::uint64_t, pending *> pending_;
+    std::mutex guard_{};
+    std::unordered_map<std::uint64_t, pending *> pending_{};
     std::uint64_t last_number_ = 0;
 };
 
@@ -967,6 +984,9 @@ public:
     operation &operator=(const operation &) = delete;
 
     ~operation() {
+#if defined(__cpp_lib_jthread)
+        on_stop_.reset(); // From here on the mutex may be in other use.
+#endif
         if (owner == nullptr) {
             return;
         }
@@ -984,6 +1004,12 @@ public:
     /// The queue stays locked until the submission is complete: its event may be there before it has returned, and the
     /// coroutine must not go on, on another thread, while this still looks at it.
     bool await_suspend(std::coroutine_handle<> coroutine) {
+#if defined(__cpp_lib_jthread)
+        if (stop_.stop_requested()) {
+            event.status = DLOCK_ERR_CANCELLED;
+            return false;
+        }
+#endif
         const std::lock_guard guard(queue_.guard_);
         std::uint64_t left = 0;
         held_before_ = dlock_lock_remaining_ms(lock_, &left, nullptr) == DLOCK_OK;
@@ -1006,13 +1032,10 @@ public:
 #if defined(__cpp_lib_jthread)
         on_stop_.reset();
 #endif
-        const sink result = to_ ? *to_ : sink(why_);
-        const bool in_time = settle(result);
-#if defined(DLOCK_EXCEPTIONS)
-        if (!to_) {
-            detail::raise(why_);
+        const bool in_time = settle(to_ ? *to_ : sink(why_));
+        if (raise_ != nullptr) {
+            raise_(why_);
         }
-#endif
         if constexpr (std::is_same_v<Result, bool>) {
             return in_time;
         } else if constexpr (!std::is_void_v<Result>) {
@@ -1023,12 +1046,18 @@ public:
 private:
     friend class coroutine_queue;
 
-    operation(coroutine_queue &queue, const mutex &of, step what, std::uint64_t timeout, std::optional<sink> to) noexcept
-        : queue_(queue), lock_(of.native_handle()), step_(what), timeout_(timeout), to_(to) {}
+    using raise_function = void(const failure &);
+
+    /// Without `to` the throwing form. What it throws with is a pointer, and not a branch for the preprocessor: a program may have
+    /// parts that are compiled without exceptions, and of this function only one copy.
+    operation(coroutine_queue &queue, const mutex &of, step what, std::uint64_t timeout, std::optional<sink> to,
+              raise_function *raise) noexcept
+        : queue_(queue), lock_(of.native_handle()), step_(what), timeout_(timeout), to_(to), raise_(raise) {}
 
 #if defined(__cpp_lib_jthread)
-    operation(coroutine_queue &queue, const mutex &of, std::stop_token stop, std::optional<sink> to) noexcept
-        : operation(queue, of, step::lock, DLOCK_WAIT_FOREVER, to) {
+    operation(coroutine_queue &queue, const mutex &of, std::stop_token stop, std::optional<sink> to,
+              raise_function *raise) noexcept
+        : operation(queue, of, step::lock, DLOCK_WAIT_FOREVER, to, raise) {
         stop_ = std::move(stop);
     }
 #endif
@@ -1071,8 +1100,8 @@ private:
 
     bool stopped() const noexcept { return event.status == DLOCK_ERR_CANCELLED && stop_.stop_requested(); }
 
-    std::stop_token stop_;
-    std::optional<std::stop_callback<canceller>> on_stop_;
+    std::stop_token stop_{};
+    std::optional<std::stop_callback<canceller>> on_stop_{};
 #else
     static bool stopped() noexcept { return false; }
 #endif
@@ -1082,7 +1111,8 @@ private:
     step step_;
     std::uint64_t timeout_;
     std::optional<sink> to_;
-    failure why_;
+    raise_function *raise_;
+    failure why_{};
     std::uint64_t number_ = 0;
     bool held_before_ = false;
 };
@@ -1094,54 +1124,56 @@ inline coroutine_queue::~coroutine_queue() {
 }
 
 inline coroutine_queue::operation<std::uint64_t> coroutine_queue::lock(mutex &of, sink to) noexcept {
-    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, to};
+    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, to, nullptr};
 }
 
 inline coroutine_queue::operation<bool> coroutine_queue::try_lock(mutex &of, sink to) noexcept {
-    return {*this, of, step::try_lock, 0, to};
+    return {*this, of, step::try_lock, 0, to, nullptr};
 }
 
 template <class Rep, class Period>
 coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout,
                                                                sink to) noexcept {
-    return {*this, of, step::lock, detail::milliseconds(timeout), to};
+    return {*this, of, step::lock, detail::milliseconds(timeout), to, nullptr};
 }
 
 inline coroutine_queue::operation<void> coroutine_queue::release(mutex &of, sink to) noexcept {
-    return {*this, of, step::release, 0, to};
+    return {*this, of, step::release, 0, to, nullptr};
 }
 
 #if defined(DLOCK_EXCEPTIONS)
 inline coroutine_queue::operation<std::uint64_t> coroutine_queue::lock(mutex &of) {
-    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, std::nullopt};
+    return {*this, of, step::lock, DLOCK_WAIT_FOREVER, std::nullopt, detail::raise};
 }
 
 inline coroutine_queue::operation<bool> coroutine_queue::try_lock(mutex &of) {
-    return {*this, of, step::try_lock, 0, std::nullopt};
+    return {*this, of, step::try_lock, 0, std::nullopt, detail::raise};
 }
 
 template <class Rep, class Period>
 coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout) {
-    return {*this, of, step::lock, detail::milliseconds(timeout), std::nullopt};
+    return {*this, of, step::lock, detail::milliseconds(timeout), std::nullopt, detail::raise};
 }
 
 inline coroutine_queue::operation<void> coroutine_queue::release(mutex &of) {
-    return {*this, of, step::release, 0, std::nullopt};
+    return {*this, of, step::release, 0, std::nullopt, detail::raise};
 }
 #endif
 
 #if defined(__cpp_lib_jthread)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop, sink to) noexcept {
-    return {*this, of, std::move(stop), to};
+    return {*this, of, std::move(stop), to, nullptr};
 }
 #if defined(DLOCK_EXCEPTIONS)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop) {
-    return {*this, of, std::move(stop), std::nullopt};
+    return {*this, of, std::move(stop), std::nullopt, detail::raise};
 }
 #endif
 #endif
 #endif
 
 } // namespace dlock
+
+#undef DLOCK_COMMON
 
 #endif /* DLOCK_HPP */

@@ -159,6 +159,9 @@ CHECK("a stop token ends an await, before, during, and not after") {
     late.request_stop();
     EXPECT(waiter.owns_lock());
     waiter.unlock();
+    // Stopped before, nothing is waited for, and nothing taken.
+    const task unheld = body(late.get_token());
+    EXPECT(unheld.done() && answers == 4 && !waiter.is_locked());
 }
 
 CHECK("a coroutine that is destroyed while it awaits gives up its place, and what it got unseen") {

@@ -65,6 +65,43 @@ CHECK("a wait ends with its time, of any clock, and false is no error") {
     waiter.unlock();
 }
 
+// A clock whose times are negative for now, as those of std::chrono::file_clock.
+struct late_clock {
+    using duration = std::chrono::nanoseconds;
+    using rep = duration::rep;
+    using period = duration::period;
+    using time_point = std::chrono::time_point<late_clock>;
+    static constexpr bool is_steady = true;
+    static time_point now() noexcept { return time_point(std::chrono::steady_clock::now().time_since_epoch() - 24h * 365 * 200); }
+};
+
+// A wait until then, that nothing but a cancel ends.
+template <class Time>
+static void expect_endless(dlock::mutex &waiter, Time deadline) {
+    std::error_code code;
+    std::thread waiting([&] { EXPECT(!waiter.try_lock_until(deadline, code)); });
+    EXPECT(eventually([&] { return is_busy(waiter); }));
+    waiter.cancel();
+    waiting.join();
+    EXPECT(code == errc::cancelled);
+}
+
+CHECK("a time that is past what its clock, or the unit of another, can count to is one that never comes") {
+    dlock::locker locker(url);
+    dlock::mutex holder(locker, "never", "cpp");
+    dlock::mutex waiter(locker, "never", "cpp");
+    holder.lock();
+    using std::chrono::steady_clock;
+    using std::chrono::system_clock;
+    expect_endless(waiter, std::chrono::time_point<system_clock, std::chrono::seconds>::max());
+    expect_endless(waiter, std::chrono::time_point<steady_clock, std::chrono::hours>::max());
+    expect_endless(waiter, std::chrono::time_point<steady_clock, std::chrono::duration<double>>::max());
+    expect_endless(waiter, late_clock::time_point::max());
+    EXPECT(!waiter.try_lock_until(std::chrono::time_point<steady_clock, std::chrono::hours>::min()));
+    EXPECT(!waiter.try_lock_until(late_clock::time_point::min()));
+    holder.unlock();
+}
+
 CHECK("std::unique_lock and std::scoped_lock hold it for a scope") {
     dlock::locker locker(url);
     dlock::mutex mine(locker, "guards", "cpp");
@@ -203,6 +240,10 @@ CHECK("a mutex that moves keeps its lock, and one that is replaced or destroyed 
     // Replacing a locker closes the former one.
     moved = dlock::locker(url);
     EXPECT_THROW(errc::closed, other.lock());
+    EXPECT(dlock::mutex(moved, "moves", "cpp").try_lock());
+    // Onto itself it stays open.
+    dlock::locker &same = moved;
+    moved = std::move(same);
     EXPECT(dlock::mutex(moved, "moves", "cpp").try_lock());
 }
 

@@ -47,17 +47,7 @@ CHECK("locks, waits and errors without exceptions") {
 }
 
 #if defined(__cpp_impl_coroutine) && __cplusplus >= 202002L
-namespace {
-struct detached {
-    struct promise_type {
-        detached get_return_object() { return {}; }
-        std::suspend_never initial_suspend() noexcept { return {}; }
-        std::suspend_never final_suspend() noexcept { return {}; }
-        void return_void() {}
-        void unhandled_exception() {}
-    };
-};
-} // namespace
+#include "detached.hpp"
 
 CHECK("stop tokens and coroutines without exceptions") {
     std::error_code code;

@@ -24,7 +24,8 @@ from harness import INCLUDE, LIBRARY, ROOT, TEMPORARY, Report, Server, free_port
 WANTED = os.environ.get("CXX", "g++:clang++").split(":")
 COMPILERS = [compiler for compiler in WANTED if shutil.which(compiler)]
 EXAMPLES = ROOT / "examples" / "cpp"
-WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wold-style-cast", "-Wswitch-enum",
+            "-Weffc++", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 WITHOUT = ["-fno-exceptions", "-fno-rtti"]
 # Compiling takes most of the time, and there may be no more than two processors.
@@ -65,6 +66,27 @@ def program(name, compiler, standard, *flags):
             report.check(f"only the counter remains [{what}]", server.expect_only_counter)
         status, output = run([compiled, f"memory://{name}"], 150)
         report.program(f"{what}, memory store", status, output)
+    return job
+
+
+def mixed(compiler):
+    """One program of two parts, one of them compiled without exceptions: as an object that the linker sees first, and as a shared
+    library that hides its symbols."""
+    def job():
+        part, library, main = (Path(TEMPORARY) / name for name in ("mixed_plain.o", "libmixed_plain.so", "mixed.o"))
+        command = [compiler, "-std=c++20", *WARNINGS, "-g1", "-fPIC", "-fvisibility=hidden", f"-I{INCLUDE}", "-c"]
+        for source, made, flags in (("mixed_plain", part, WITHOUT), ("mixed", main, [])):
+            status, output = run([*command, *flags, HERE / f"{source}.cpp", "-o", made], 120)
+            report.line(status == 0 and not output, f"compiles without a warning: {source}, {compiler}, C++20", output)
+        run([compiler, "-shared", part, "-o", library, *link_shared()], 60)
+        for what, parts in (("one program", [part, main]),
+                            ("a shared library", [main, library, f"-Wl,-rpath,{TEMPORARY}"])):
+            program = Path(TEMPORARY) / "mixed"
+            program.unlink(missing_ok=True)
+            status, output = run([compiler, *parts, "-o", program, "-pthread", *link_shared()], 60)
+            if status == 0:
+                status, output = run([program, "memory://mixed"], 60)
+            report.program(f"mixed as {what}, {compiler}", status, output)
     return job
 
 
@@ -147,6 +169,7 @@ def jobs():
     if not made:
         return made
     made["examples"] = examples(COMPILERS[0])
+    made["mixed"] = mixed(COMPILERS[0])
     made["fork"] = program("fork", COMPILERS[0], "17")
     made["documented"] = documented
     return made

@@ -147,6 +147,11 @@ CHECK("a stop token ends a wait, which is no error") {
     holder.unlock();
     EXPECT(waiter.lock(stop.get_token()) && waiter.owns_lock());
     waiter.unlock();
+    stop.request_stop();
+    for (int i = 0; i < 20; ++i) { // Also where the lock is free.
+        EXPECT(!waiter.lock(stop.get_token()) && !waiter.try_lock_for(1h, stop.get_token()));
+    }
+    stop = std::stop_source();
     EXPECT(waiter.try_lock_for(1s, stop.get_token()));
     waiter.unlock();
     EXPECT(waiter.lock(std::stop_token()));
