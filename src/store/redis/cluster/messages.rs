@@ -524,14 +524,14 @@ mod tests {
         let seat = Seat { claim_ms: 1, channel: ":dlock:wake:none".into() };
         let acquisition = Acquisition { owner: uuid::Uuid::from_u128(1), attempt: 1 };
         let request = Request { name: Arc::clone(&name), acquisition, seat, op: Op::Inspect };
-        let (slot, bell) = (slot(name.tag()), Arc::new(Bell::new(&shared.descriptors).unwrap()));
+        let (slot, signal) = (slot(name.tag()), Arc::new(Signal::noted(&shared.descriptors).unwrap()));
         let node = shared.map.at(&address).unwrap();
         let other = shared.map.at(&Address::local()).unwrap();
         for owner in [&node, &other, &node] {
             shared.map.set_owner(slot, owner.index);
             subscription.ping(1).unwrap(); // looks around
             if owner.index == node.index {
-                let admission = shared.messages().admit(&shared, slot, &request, &bell);
+                let admission = shared.messages().admit(&shared, slot, &request, &signal);
                 assert!(matches!(admission, Admission::NotYet));
             }
             std::thread::sleep(2 * PAUSE);
