@@ -189,7 +189,7 @@ static void turn(struct contender *me) {
         atomic_fetch_add(&acquisitions, 1);
         held = work(me, lock, token, &until);
     } else {
-        note("fails", now_us(), me, lock, " status=lost-at-once");
+        note("misses", now_us(), me, lock, "%s", "");
     }
     if (held) {
         note("released", now_us(), me, lock, "%s", "");

@@ -185,7 +185,7 @@ func (c *contender) turn() {
 		acquisitions.Add(1)
 		until, held = c.work(lock, token)
 	} else {
-		c.note("fails", now(), lock, " status=lost-at-once")
+		c.note("misses", now(), lock, "")
 	}
 	if held {
 		c.note("released", now(), lock, "")

@@ -135,6 +135,15 @@ impl<L: Ord + Clone + Display, W: Eq + Hash + Clone + Display> History<L, W> {
         Ok(())
     }
 
+    /// The call ended with the lock, but so long after it was given that its lease was over before the caller could look: as
+    /// where the process stood still. It was served, and has nothing.
+    pub fn missed(&mut self, now: Time, who: &W) -> Checked {
+        let Some(call) = self.calls.remove(who) else { return Err(format!("{who} did not ask")) };
+        self.note(|| Event::Misses { at: now, lock: &call.lock, by: who });
+        self.counts.failed += 1;
+        Ok(())
+    }
+
     /// The one who asked wants it no more: cancelled, or no longer there.
     pub fn withdrawn(&mut self, now: Time, who: &W) {
         if let Some(call) = self.calls.remove(who) {
@@ -522,6 +531,9 @@ mod tests {
         assert_eq!(h.failed(CALM + 1, &"gives up", "ERROR"), Ok(()), "the faults' last consequence");
         h.asked(CALM + 2, 0, "fails", None);
         says(h.failed(CALM + 3, &"fails", "ERROR"), "(d)");
+        h.asked(CALM + 2, 0, "slow", None);
+        assert_eq!(h.missed(CALM + 3, &"slow"), Ok(()), "it was served");
+        assert!(h.missed(CALM + 4, &"slow").is_err(), "it did not ask again");
         h.asked(CALM + 2, 0, "patient", Some(CALM + 50));
         assert_eq!(h.failed(CALM + 50, &"patient", "TIMEOUT"), Ok(()));
         h.asked(CALM + 2, 0, "hasty", Some(CALM + 50));

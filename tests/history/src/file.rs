@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | `asks` | `lock` `by`, perhaps `deadline` | before an acquire is called; `by` is one lock handle |
 //! | `fails` | `lock` `by` `status` | it ended without the lock |
+//! | `misses` | `lock` `by` | it ended with the lock, whose lease was over before the caller could look |
 //! | `withdraws` | `lock` `by` | its caller does not want it any more, or is gone |
 //! | `acquired` | `lock` `by` `token` `until` | it returned with the lock, certainly held until then: the time before asking how long it is valid, and the answer |
 //! | `renewed` | `lock` `by` `until` | the holder asked again how long it is valid |
@@ -36,6 +37,7 @@ pub const VERSION: &str = "history 1";
 pub enum Event<L, W, S> {
     Asks { at: Time, lock: L, by: W, deadline: Option<Time> },
     Fails { at: Time, lock: L, by: W, status: S },
+    Misses { at: Time, lock: L, by: W },
     Withdraws { at: Time, lock: L, by: W },
     Acquired { at: Time, lock: L, by: W, token: u64, until: Time },
     Renewed { at: Time, lock: L, by: W, until: Time },
@@ -62,6 +64,7 @@ impl<L: Display, W: Display, S: Display> Display for Event<L, W, S> {
             Event::Fails { at, lock, by, status } => {
                 write!(f, "{} status={}", holder("fails", at, lock, by), word(status))
             }
+            Event::Misses { at, lock, by } => write!(f, "{}", holder("misses", at, lock, by)),
             Event::Withdraws { at, lock, by } => write!(f, "{}", holder("withdraws", at, lock, by)),
             Event::Acquired { at, lock, by, token, until } => {
                 write!(f, "{} token={token} until={until}", holder("acquired", at, lock, by))
@@ -160,6 +163,7 @@ impl Reader {
                 Event::Asks { at, lock: names("lock")?, by: names("by")?, deadline }
             }
             "fails" => Event::Fails { at, lock: names("lock")?, by: names("by")?, status: names("status")? },
+            "misses" => Event::Misses { at, lock: names("lock")?, by: names("by")? },
             "withdraws" => Event::Withdraws { at, lock: names("lock")?, by: names("by")? },
             "acquired" => Event::Acquired {
                 at,
@@ -192,6 +196,7 @@ impl<L, W, S> Event<L, W, S> {
         match self {
             Event::Asks { at, .. }
             | Event::Fails { at, .. }
+            | Event::Misses { at, .. }
             | Event::Withdraws { at, .. }
             | Event::Acquired { at, .. }
             | Event::Renewed { at, .. }
@@ -272,6 +277,7 @@ impl Replay {
                 self.history.asked(*at, Rc::clone(lock), Rc::clone(by), *deadline);
             }
             Event::Fails { at, by, status, .. } => return self.history.failed(*at, by, status),
+            Event::Misses { at, by, .. } => return self.history.missed(*at, by),
             Event::Withdraws { at, by, .. } => self.history.withdrawn(*at, by),
             Event::Acquired { at, by, token, until, .. } => {
                 let id = self.history.acquired(*at, Rc::clone(by), *token, *until)?;
@@ -345,6 +351,8 @@ lost at=80 lock=g:n by=c1.h1
 calm at=90 bound=100
 asks at=91 lock=g:n by=c1.h1
 withdraws at=92 lock=g:n by=c1.h1
+asks at=92 lock=g:n by=c1.h1
+misses at=93 lock=g:n by=c1.h1
 asks at=93 lock=g:n by=a%20name
 acquired at=94 lock=g:n by=a%20name token=8 until=200
 released at=95 lock=g:n by=a%20name
@@ -362,7 +370,7 @@ end at=100
         assert_eq!(verdict.violations, [""; 0]);
         assert_eq!((verdict.locks, verdict.handles, verdict.faults["flush"]), (1, 3, 1));
         let counts = verdict.counts;
-        assert_eq!((counts.acquisitions, counts.failed, counts.lost, counts.writes_accepted), (2, 1, 1, 1));
+        assert_eq!((counts.acquisitions, counts.failed, counts.lost, counts.writes_accepted), (2, 2, 1, 1));
     }
 
     #[test]
