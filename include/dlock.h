@@ -421,8 +421,8 @@ dlock_status dlock_options_set_port(dlock_options *options, uint16_t port, dlock
  * (`% / ? # @ & : [ ]`, and spaces) is written as `%` and two hexadecimal digits in a part that contains it; `+` stands for itself.
  *
  * Replaces all that an earlier URL, host or port set, as a later dlock_options_set_host() or dlock_options_set_port() replaces the
- * URL's host (of a cluster or a quorum: all its hosts) or port and leaves the rest: of two setters the last wins. A password
- * never appears in a message.
+ * URL's host (of a cluster, a quorum or sentinels: all its hosts; of a unix socket: the path) or port and leaves the rest, TLS and
+ * login included: of two setters the last wins. A password never appears in a message.
  *
  * Never blocks. One thread at a time. Returns:
  * - `DLOCK_OK`

@@ -98,15 +98,17 @@ impl Options {
         }
     }
 
-    /// The TCP address to change: what there was, or the default where a URL named no host.
+    /// The TCP address to change: what there was, or the default where a URL named no host. All else stays, above all TLS.
     fn tcp(&mut self) -> (&mut String, &mut u16) {
         match &self.target {
             Target::Cluster(_, config) => self.target = Target::Redis(config.clone()),
             Target::Quorum(servers) => self.target = Target::Redis(Box::new(servers[0].clone())),
             Target::Redis(_) | Target::Memory(_) => {}
         }
-        if !matches!(&self.target, Target::Redis(config) if matches!(config.address, Address::Tcp { .. })) {
-            self.target = Options::new().target;
+        match &mut self.target {
+            Target::Redis(config) if matches!(config.address, Address::Tcp { .. }) => {}
+            Target::Redis(config) => config.address = Address::local(),
+            _ => self.target = Options::new().target,
         }
         match &mut self.target {
             Target::Redis(config) => match &mut config.address {
@@ -119,7 +121,11 @@ impl Options {
 
     /// A host name or address.
     pub fn set_host(&mut self, host: &str) -> Result<()> {
-        check_host(host).map_err(|problem| invalid(format!("host: {host:?} {problem}")))?;
+        check_host(host).map_err(|problem| {
+            // What has these may be a whole URL, with its password.
+            let told = if host.contains(['/', '@']) { String::new() } else { format!("{host:?} ") };
+            invalid(format!("host: {told}{problem}"))
+        })?;
         *self.tcp().0 = host.trim_start_matches('[').trim_end_matches(']').to_string();
         Ok(())
     }
@@ -238,5 +244,33 @@ mod tests {
             assert_eq!(config.address, Address::Tcp { host: "a".into(), port: 7 });
             assert_eq!(config.username.as_deref(), Some("u"));
         }
+        for url in ["redis-sentinel://u:p@a:1/m/3", "redis+unix:///s?user=u&pass=p&db=3"] {
+            let mut options = Options::new();
+            options.set_url(url).unwrap();
+            options.set_port(7).unwrap();
+            let Target::Redis(config) = options.target else { panic!("a port names one server") };
+            assert_eq!(config.address, Address::Tcp { host: "localhost".into(), port: 7 });
+            assert_eq!((config.username.as_deref(), config.database), (Some("u"), 3), "{url}");
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_host_in_the_place_of_sentinels_is_spoken_to_with_tls_as_they_were() {
+        let mut options = Options::new();
+        options.set_url("rediss-sentinel://u:p@a:1/m").unwrap();
+        options.set_host("b").unwrap();
+        let Target::Redis(config) = options.target else { panic!("a host names one server") };
+        assert!(config.tls.is_some());
+    }
+
+    #[test]
+    fn a_host_that_is_a_url_is_refused_without_its_password() {
+        for host in ["redis://:hunter2@host", "u:hunter2@host", ":hunter2/"] {
+            let refused = Options::new().set_host(host).unwrap_err().to_string();
+            assert!(refused.contains("is no host name") && !refused.contains("hunter2"), "{refused}");
+        }
+        let refused = Options::new().set_host("a b").unwrap_err().to_string();
+        assert!(refused.contains("\"a b\" is no host name"), "{refused}");
     }
 }

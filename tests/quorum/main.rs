@@ -14,3 +14,4 @@ mod faults;
 mod forked;
 mod healthy;
 mod membership;
+mod threads;

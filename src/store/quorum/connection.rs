@@ -141,6 +141,7 @@ impl Connection for QuorumConnection {
             return Err(dead.clone());
         }
         let until = now() + wait.as_micros() as u64;
+        self.shared.tend_forsaken();
         self.admit_arrivals();
         self.votes.tick(now());
         self.exchange(ALL);

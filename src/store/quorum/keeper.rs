@@ -37,6 +37,8 @@ pub struct Shared {
     keeping: Mutex<Keeping>,
     changed: Condvar,
     stopped: AtomicBool,
+    /// A server is missing for which no thread could be started: it is to be tried again.
+    forsaken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -88,6 +90,7 @@ impl Shared {
             woken,
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
+            forsaken: AtomicBool::new(false),
         })
     }
 
@@ -132,10 +135,21 @@ impl Shared {
         let this = Arc::clone(self);
         if !spawn(&mut keeping, move || this.keep(server)) {
             keeping.running[server] = false;
+            self.forsaken.store(true, Ordering::Release);
             let text = format!("{}: cannot start a thread to connect", self.names[server]);
             let guests: Vec<_> = keeping.guests.iter().filter_map(Weak::upgrade).collect();
             drop(keeping);
-            guests.iter().for_each(|guest| guest.failed(server, &Failure { text: text.clone(), passes_in: None }));
+            let failure = Failure { text, passes_in: None };
+            guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
+        }
+    }
+
+    /// Where that was not possible for want of a thread: tries again to look after all.
+    pub fn tend_forsaken(self: &Arc<Self>) {
+        if self.forsaken.load(Ordering::Acquire) && self.forsaken.swap(false, Ordering::AcqRel) {
+            let guests: Vec<_> = self.keeping().guests.iter().filter_map(Weak::upgrade).collect();
+            let is_lacking = |server: &usize| guests.iter().any(|guest| guest.lacks(*server));
+            (0..self.members.len()).filter(is_lacking).for_each(|server| self.tend(server));
         }
     }
 
