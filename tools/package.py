@@ -2,7 +2,7 @@
 """Installs the library that was built, and makes packages of it: what `make install`, `uninstall`, `dist`, `deb` and `abi` call.
 Knows where each file belongs, and nothing of what is in it.
 
-    tools/package.py install|uninstall      into PREFIX (/usr/local), LIBDIR ($PREFIX/lib), below DESTDIR
+    tools/package.py install|uninstall      into PREFIX (/usr/local), LIBDIR (lib, below PREFIX unless absolute), below DESTDIR
     tools/package.py dist [DIRECTORY]       tarballs of the sources and of what is installed, with their sums
     tools/package.py deb [DIRECTORY]        Debian packages, by dpkg-deb
     tools/package.py libs                   asks rustc what a static library needs besides, and notes it beside the library
@@ -71,7 +71,8 @@ def native_libraries():
             told = output_of("rustc", "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
                              Path(directory, "empty.a"), stdin=subprocess.DEVNULL).stderr.decode()
         note.write_text(re.search(r"native-static-libs: (.*)", told).group(1) + "\n")
-    return note.read_text().split()
+    # The compiler adds the unwinder by itself: this one, or with -static, for which there is none of this name, the static one.
+    return [word for word in note.read_text().split() if word != "-lgcc_s"]
 
 
 # Where each file belongs.
@@ -82,10 +83,10 @@ class Layout:
 
     def __init__(self, prefix, libdir=None, movable=False, packed=False):
         self.prefix = Path(prefix)
-        self.libdir = Path(libdir) if libdir else self.prefix / "lib"
+        self.libdir = self.prefix / (libdir or "lib")
+        if not self.prefix.is_absolute():
+            raise Failed(f"PREFIX: {self.prefix} is not an absolute path")
         for name, directory in (("PREFIX", self.prefix), ("LIBDIR", self.libdir)):
-            if not directory.is_absolute():
-                raise Failed(f"{name}: {directory} is not an absolute path")
             if re.search(r"[\s@]", str(directory)):
                 raise Failed(f"{name}: '{directory}' has a space or an @ in it, which pkg-config and make do not take")
         self.includedir = self.prefix / "include"
@@ -120,7 +121,8 @@ class Layout:
         prefix, libdir = self.prefix, self.libdir
         if self.movable:
             prefix = "${pcfiledir}/" + os.path.relpath(self.prefix, self.libdir / "pkgconfig")
-            libdir = "${prefix}/" + os.path.relpath(self.libdir, self.prefix)
+        if self.prefix in self.libdir.parents:
+            libdir = f"${{prefix}}/{self.libdir.relative_to(self.prefix)}"
         values = {
             "PREFIX": prefix, "LIBDIR": libdir, "INCLUDEDIR": "${prefix}/include", "VERSION": VERSION, "SONAME": SONAME,
             "SHARED": shared_name(), "NATIVE_LIBS": " ".join(libraries), "NATIVE_LIBS_LIST": ";".join(libraries),

@@ -93,9 +93,11 @@ PROGRAMS = ("c-shared", "c-static", "cpp-shared", "cpp-static")
 
 
 def by_cmake():
-    build = directory()
-    if step("CMake finds dlock, and no version that is not there",
-            ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix()}"]) is None:
+    """In a copy of the installation, at a path with a space."""
+    build, moved = directory(), directory() / "moved prefix"
+    shutil.copytree(prefix(), moved, symlinks=True)
+    if step("CMake finds dlock where it was moved to, and no version and no component that is not there",
+            ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={moved}"]) is None:
         return
     if step("CMake builds a foreign project", ["cmake", "--build", build]) is not None:
         use("CMake", build, PROGRAMS)
@@ -106,9 +108,16 @@ def by_make():
     variables = {"PKG_CONFIG_PATH": prefix() / "lib" / "pkgconfig"}
     told = step("pkg-config knows dlock", ["pkg-config", "--modversion", "dlock"], **variables)
     report.line(told == VERSION + "\n", "pkg-config: the version is that of the library", str(told))
-    if step("a Makefile with pkg-config builds a foreign project", ["make", "-f", HERE / "make" / "Makefile", f"OUT={build}"],
+    told = step("pkg-config takes another prefix", ["pkg-config", "--define-variable=prefix=/else", "--cflags", "--libs", "dlock"],
+                **variables)
+    report.line((told or "").split() == ["-I/else/include", "-L/else/lib", "-ldlock"], "pkg-config: the prefix is said once",
+                str(told))
+    # What has no shared library at all needs a static C library, which is not installed everywhere.
+    whole = ("wholly-static",) if os.path.isabs(run(["cc", "-print-file-name=libc.a"], 20)[1].strip()) else ()
+    if step("a Makefile with pkg-config builds a foreign project",
+            ["make", "-f", HERE / "make" / "Makefile", f"OUT={build}", "all", *(build / name for name in whole)],
             **variables) is not None:
-        use("pkg-config", build, PROGRAMS)
+        use("pkg-config", build, PROGRAMS + whole)
 
 
 def by_meson():
@@ -118,7 +127,7 @@ def by_meson():
     variables = {"PKG_CONFIG_PATH": prefix() / "lib" / "pkgconfig"}
     if step("Meson finds dlock", ["meson", "setup", source / "build", source], **variables) is not None and \
             step("Meson builds a foreign project", ["meson", "compile", "-C", source / "build"], **variables) is not None:
-        use("Meson", source / "build", ("c-shared", "cpp-shared"))
+        use("Meson", source / "build", ("c-shared", "cpp-shared", "c-static"))
 
 
 def staged():
@@ -140,8 +149,13 @@ def staged():
     step("make install with another LIBDIR",
          ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/d", "LIBDIR=/opt/d/lib64"])
     text = (stage / "opt/d/lib64/pkgconfig/dlock.pc").read_text()
-    report.line((stage / "opt/d/lib64/libdlock.so.0").exists() and "libdir=/opt/d/lib64\n" in text,
+    report.line((stage / "opt/d/lib64/libdlock.so.0").exists() and "libdir=${prefix}/lib64\n" in text,
                 "make install: LIBDIR is where the libraries are, and what dlock.pc says", text)
+    step("make install with a LIBDIR that is below PREFIX",
+         ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/e", "LIBDIR=lib/triplet"])
+    text = (stage / "opt/e/lib/triplet/pkgconfig/dlock.pc").read_text()
+    report.line((stage / "opt/e/lib/triplet/libdlock.so.0").exists() and "libdir=${prefix}/lib/triplet\n" in text,
+                "make install: a LIBDIR that is no absolute path is below PREFIX", text)
     (local / "lib" / "other").write_text("")
     step("make uninstall needs no build", ["make", "-C", ROOT, "uninstall", f"DESTDIR={stage}"], DLOCK_LIB_DIR=stage)
     left = sorted(str(path.relative_to(local)) for path in local.rglob("*") if not path.is_dir())
