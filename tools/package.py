@@ -8,9 +8,12 @@ Knows where each file belongs, and nothing of what is in it.
     tools/package.py libs                   asks rustc what a static library needs besides, and notes it beside the library
     tools/package.py abi [--update]         does the library still have all that packaging/dlock.abi and dlock.symbols record?
 
-    DLOCK_LIB_DIR    where libdlock.so and libdlock.a are; default target/release/
+    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default target/release/
+    DEBFULLNAME, DEBEMAIL     the maintainer that the Debian packages name
+    SOURCE_DATE_EPOCH         the time that they are of; default: when CHANGELOG.md was changed
 """
 
+import email.utils
 import gzip
 import hashlib
 import io
@@ -29,7 +32,7 @@ PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE")
 PACKAGES = ("libdlock0", "libdlock-dev")
-MAINTAINER = "The dlock authors <dlock@localhost>"
+MAINTAINER = f"{os.environ.get('DEBFULLNAME') or 'The dlock authors'} <{os.environ.get('DEBEMAIL') or 'dlock@localhost'}>"
 
 
 class Failed(Exception):
@@ -157,10 +160,11 @@ class Layout:
 
 
 def stripped(library):
-    """A library without its debug information."""
+    """A library without its debug information, and without what only the linker that made it needed."""
+    flags = ["--strip-unneeded"] if library.suffix == ".so" else ["--strip-debug", "--enable-deterministic-archives"]
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, library.name)
-        output_of(os.environ.get("STRIP", "strip"), "--strip-debug", "-o", copy, library)
+        output_of(os.environ.get("STRIP", "strip"), *flags, "--remove-section=.comment", "-o", copy, library)
         return copy.read_bytes()
 
 
@@ -248,13 +252,22 @@ def split(layout, trees):
     target.mkdir(parents=True)
     for name in (shared_name(), SONAME):
         (libraries / name).rename(target / name)
+    (target / shared_name()).chmod(0o644)
     documents = below(trees[development], layout.docdir)
     documents.rename(documents.with_name(development))
     for name in PACKAGES:
         place = below(trees[name], layout.docdir).with_name(name)
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "LICENSE", place / "copyright")
+        (place / "changelog.gz").write_bytes(gzip.compress(debian_changelog().encode(), 9, mtime=0))
     (documents.with_name(development) / "LICENSE").unlink()
+
+
+def debian_changelog():
+    """One entry, in the form that the policy of Debian asks for."""
+    when = float(os.environ.get("SOURCE_DATE_EPOCH") or (ROOT / "CHANGELOG.md").stat().st_mtime)
+    return (f"dlock ({VERSION}) unstable; urgency=medium\n\n  * What has changed is told in CHANGELOG.md, in {PACKAGES[1]}.\n\n"
+            f" -- {MAINTAINER}  {email.utils.formatdate(when)}\n")
 
 
 def symbols(work, tree, library):
@@ -308,18 +321,18 @@ def abi(update):
     declared, record = declarations(), PACKAGING / "dlock.abi"
     recorded = record.read_text().splitlines() if record.exists() else []
     file = PACKAGING / "dlock.symbols"
-    head = f"{SONAME} {PACKAGES[0]} #MINVER#"
+    head = f"{SONAME} {PACKAGES[0]} #MINVER#\n* Build-Depends-Package: {PACKAGES[1]}\n"
     known = dict(re.findall(r"^ (\w+)@Base (\S+)$", file.read_text(), re.MULTILINE)) if file.exists() else {}
     there = exported()
     soname = output_of("readelf", "-d", LIBRARY / "libdlock.so").stdout.decode()
     gone = [line for line in recorded if line not in declared] + [name for name in known if name not in there]
-    if f"[{SONAME}]" not in soname or (file.exists() and file.read_text().splitlines()[0] != head):
+    if f"[{SONAME}]" not in soname or (file.exists() and not file.read_text().startswith(head)):
         gone.append(f"SONAME {SONAME}")
     added = [line for line in declared if line not in recorded] + [name for name in there if name not in known]
     if update and not gone:
         record.write_text("".join(line + "\n" for line in recorded + [line for line in declared if line not in recorded]))
         known.update({name: VERSION for name in there if name not in known})
-        file.write_text(head + "\n" + "".join(f" {name}@Base {known[name]}\n" for name in sorted(known)))
+        file.write_text(head + "".join(f" {name}@Base {known[name]}\n" for name in sorted(known)))
     for line in added:
         print(f"{'recorded' if update and not gone else 'not recorded yet'}: {line}")
     for line in gone:

@@ -9,6 +9,7 @@ A tool that is not installed (cmake, pkg-config, meson, dpkg-deb) leaves out its
 DLOCK_INCLUDE_DIR, DLOCK_LIB_DIR, DLOCK_TEST_SERVER: as for tests/c/run.py.
 """
 
+import gzip
 import os
 import re
 import shutil
@@ -196,14 +197,18 @@ def tarball():
 def debian():
     out, tree = directory(), directory()
     # (The usual compression takes longer than all the rest.)
-    made = step("make deb", package("deb", out), DPKG_DEB_COMPRESSOR_TYPE="gzip")
+    made = step("make deb", package("deb", out), DPKG_DEB_COMPRESSOR_TYPE="gzip", DEBFULLNAME="A Packager", DEBEMAIL="a@example.org")
     if made is None:
         return
     packages = [Path(line) for line in made.splitlines()]
     report.line([path.name.split("_")[0] for path in packages] == ["libdlock0", "libdlock-dev"], "two packages", made)
     for path in packages:
         step(f"{path.name} can be unpacked", ["dpkg-deb", "-x", path, tree])
+        place = tree / "usr/share/doc" / path.name.split("_")[0]
+        report.line((place / "copyright").exists() and gzip.decompress((place / "changelog.gz").read_bytes()).startswith(
+            f"dlock ({VERSION}) ".encode()), f"{path.name}: its licence and its changes are where the policy wants them")
     fields = run(["dpkg-deb", "-f", packages[0]], 20)[1]
+    report.line("Maintainer: A Packager <a@example.org>\n" in fields, "its maintainer is who is named", fields)
     report.line(f"Version: {VERSION}\n" in fields and re.search(r"^Depends: .*libc6 \(>= ", fields, re.MULTILINE) is not None,
                 "the package of the library depends on what the library needs", fields)
     symbols = run(["dpkg-deb", "--info", packages[0], "symbols"], 20)[1]
@@ -212,6 +217,10 @@ def debian():
     fields = run(["dpkg-deb", "-f", packages[1], "Depends"], 20)[1]
     report.line(fields == f"libdlock0 (= {VERSION})\n", "the package of the headers depends on the other one", fields)
     libraries = next((tree / "usr" / "lib").glob("*/libdlock.so")).parent
+    library = (libraries / "libdlock.so").resolve()
+    sections = run(["readelf", "-SW", library], 20)[1]
+    report.line(library.stat().st_mode & 0o777 == 0o644 and ".dynsym" in sections and not re.search(r"\.(symtab|debug_|comment)",
+                sections), "the shared library is stripped and no program, as the policy wants it", sections)
     program = tree / "program"
     with Server() as server:
         if step("a program is built with the packages", ["cc", "-I", tree / "usr/include", HERE / "program.c", "-o", program,
