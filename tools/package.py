@@ -295,12 +295,24 @@ def control(tree, name, architecture, fields, what):
 
 # The ABI.
 
+def header():
+    """dlock.h without its comments, and without what makes it one of C for C++."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (ROOT / "include" / "dlock.h").read_text(), flags=re.DOTALL)
+    return re.sub(r'^#ifdef __cplusplus\n(extern "C" \{|\}) *\n#endif *$', "", text, flags=re.MULTILINE)
+
+
+def directives():
+    """Those by which declarations would mean something else than they say: conditions, packing, names for names."""
+    plain = r"# *(include <std\w+\.h>|ifndef DLOCK_H|define DLOCK_\w+( .*[^\\])?|endif) *$"
+    return [line for line in re.findall(r"^ *#.*$", header(), re.MULTILINE) if not re.match(plain, line)]
+
+
 def declarations():
     """Each declaration of dlock.h on a line of its own: constants, types, values of enumerations, prototypes."""
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (ROOT / "include" / "dlock.h").read_text(), flags=re.DOTALL)
+    text = header()
     lines = [" ".join(line.split()) for line in re.findall(r"^#define (DLOCK_\w+ .*)$", text, re.MULTILINE)
              if not line.startswith("DLOCK_VERSION")]
-    code = re.sub(r"^#.*$", "", text, flags=re.MULTILINE).replace('extern "C" {', "")
+    code = re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE)
     for body, name in re.findall(r"typedef enum \{(.*?)\}\s*(\w+);", code, re.DOTALL):
         lines += [f"enum {name} {' '.join(value.split())}" for value in body.split(",") if value.strip()]
     code = re.sub(r"typedef enum \{.*?\}\s*\w+;", "", code, flags=re.DOTALL)
@@ -326,6 +338,7 @@ def abi(update):
     there = exported()
     soname = output_of("readelf", "-d", LIBRARY / "libdlock.so").stdout.decode()
     gone = [line for line in recorded if line not in declared] + [name for name in known if name not in there]
+    gone += [f"{line} (what it does to the declarations is not in the record)" for line in directives()]
     if f"[{SONAME}]" not in soname or (file.exists() and not file.read_text().startswith(head)):
         gone.append(f"SONAME {SONAME}")
     added = [line for line in declared if line not in recorded] + [name for name in there if name not in known]

@@ -240,6 +240,9 @@ def recorded():
              "uint32_t lease_ms,\n                               dlock_error"),
             ("another number of a status", "include/dlock.h", "DLOCK_ERR_BUSY = 13", "DLOCK_ERR_BUSY = 14"),
             ("a member of a struct between others", "include/dlock.h", "    bool flag;\n", "    bool flag;\n    bool more;\n"),
+            ("a declaration that is not for everybody", "include/dlock.h", "const char *dlock_version(void);",
+             "#ifdef _WIN32\nconst char *dlock_version(void);\n#endif"),
+            ("another packing of structs", "include/dlock.h", "#define DLOCK_UUID_SIZE", "#pragma pack(1)\n#define DLOCK_UUID_SIZE"),
             ("a symbol that is gone", "packaging/dlock.symbols", " dlock_version@Base",
              " dlock_former@Base 0.1.0\n dlock_version@Base"),
             ("another SONAME", "packaging/dlock.symbols", "libdlock.so.0 libdlock0", "libdlock.so.9 libdlock9")):
