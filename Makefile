@@ -12,7 +12,7 @@ build: ## build target/release/libdlock.so and libdlock.a
 	$(CARGO) build --locked --release
 	@$(PYTHON) tools/package.py libs
 
-install: ## install what `make build` built: PREFIX (/usr/local), LIBDIR (PREFIX/lib), below DESTDIR
+install: ## install what `make build` built: PREFIX (/usr/local), LIBDIR (lib), below DESTDIR
 	@$(PYTHON) tools/package.py install
 
 uninstall: ## remove what `make install` with the same variables installs

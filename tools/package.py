@@ -2,15 +2,18 @@
 """Installs the library that was built, and makes packages of it: what `make install`, `uninstall`, `dist`, `deb` and `abi` call.
 Knows where each file belongs, and nothing of what is in it.
 
-    tools/package.py install|uninstall      into PREFIX (/usr/local), LIBDIR ($PREFIX/lib), below DESTDIR
+    tools/package.py install|uninstall      into PREFIX (/usr/local), LIBDIR (lib, below PREFIX unless absolute), below DESTDIR
     tools/package.py dist [DIRECTORY]       tarballs of the sources and of what is installed, with their sums
     tools/package.py deb [DIRECTORY]        Debian packages, by dpkg-deb
     tools/package.py libs                   asks rustc what a static library needs besides, and notes it beside the library
     tools/package.py abi [--update]         does the library still have all that packaging/dlock.abi and dlock.symbols record?
 
-    DLOCK_LIB_DIR    where libdlock.so and libdlock.a are; default target/release/
+    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default target/release/
+    DEBFULLNAME, DEBEMAIL     the maintainer that the Debian packages name
+    SOURCE_DATE_EPOCH         the time that they are of; default: when CHANGELOG.md was changed
 """
 
+import email.utils
 import gzip
 import hashlib
 import io
@@ -29,7 +32,7 @@ PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE")
 PACKAGES = ("libdlock0", "libdlock-dev")
-MAINTAINER = "The dlock authors <dlock@localhost>"
+MAINTAINER = f"{os.environ.get('DEBFULLNAME') or 'The dlock authors'} <{os.environ.get('DEBEMAIL') or 'dlock@localhost'}>"
 
 
 class Failed(Exception):
@@ -71,7 +74,8 @@ def native_libraries():
             told = output_of("rustc", "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
                              Path(directory, "empty.a"), stdin=subprocess.DEVNULL).stderr.decode()
         note.write_text(re.search(r"native-static-libs: (.*)", told).group(1) + "\n")
-    return note.read_text().split()
+    # The compiler adds the unwinder by itself: this one, or with -static, for which there is none of this name, the static one.
+    return [word for word in note.read_text().split() if word != "-lgcc_s"]
 
 
 # Where each file belongs.
@@ -82,10 +86,10 @@ class Layout:
 
     def __init__(self, prefix, libdir=None, movable=False, packed=False):
         self.prefix = Path(prefix)
-        self.libdir = Path(libdir) if libdir else self.prefix / "lib"
+        self.libdir = self.prefix / (libdir or "lib")
+        if not self.prefix.is_absolute():
+            raise Failed(f"PREFIX: {self.prefix} is not an absolute path")
         for name, directory in (("PREFIX", self.prefix), ("LIBDIR", self.libdir)):
-            if not directory.is_absolute():
-                raise Failed(f"{name}: {directory} is not an absolute path")
             if re.search(r"[\s@]", str(directory)):
                 raise Failed(f"{name}: '{directory}' has a space or an @ in it, which pkg-config and make do not take")
         self.includedir = self.prefix / "include"
@@ -120,7 +124,8 @@ class Layout:
         prefix, libdir = self.prefix, self.libdir
         if self.movable:
             prefix = "${pcfiledir}/" + os.path.relpath(self.prefix, self.libdir / "pkgconfig")
-            libdir = "${prefix}/" + os.path.relpath(self.libdir, self.prefix)
+        if self.prefix in self.libdir.parents:
+            libdir = f"${{prefix}}/{self.libdir.relative_to(self.prefix)}"
         values = {
             "PREFIX": prefix, "LIBDIR": libdir, "INCLUDEDIR": "${prefix}/include", "VERSION": VERSION, "SONAME": SONAME,
             "SHARED": shared_name(), "NATIVE_LIBS": " ".join(libraries), "NATIVE_LIBS_LIST": ";".join(libraries),
@@ -155,10 +160,11 @@ class Layout:
 
 
 def stripped(library):
-    """A library without its debug information."""
+    """A library without its debug information, and without what only the linker that made it needed."""
+    flags = ["--strip-unneeded"] if library.suffix == ".so" else ["--strip-debug", "--enable-deterministic-archives"]
     with tempfile.TemporaryDirectory() as directory:
         copy = Path(directory, library.name)
-        output_of(os.environ.get("STRIP", "strip"), "--strip-debug", "-o", copy, library)
+        output_of(os.environ.get("STRIP", "strip"), *flags, "--remove-section=.comment", "-o", copy, library)
         return copy.read_bytes()
 
 
@@ -246,13 +252,22 @@ def split(layout, trees):
     target.mkdir(parents=True)
     for name in (shared_name(), SONAME):
         (libraries / name).rename(target / name)
+    (target / shared_name()).chmod(0o644)
     documents = below(trees[development], layout.docdir)
     documents.rename(documents.with_name(development))
     for name in PACKAGES:
         place = below(trees[name], layout.docdir).with_name(name)
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "LICENSE", place / "copyright")
+        (place / "changelog.gz").write_bytes(gzip.compress(debian_changelog().encode(), 9, mtime=0))
     (documents.with_name(development) / "LICENSE").unlink()
+
+
+def debian_changelog():
+    """One entry, in the form that the policy of Debian asks for."""
+    when = float(os.environ.get("SOURCE_DATE_EPOCH") or (ROOT / "CHANGELOG.md").stat().st_mtime)
+    return (f"dlock ({VERSION}) unstable; urgency=medium\n\n  * What has changed is told in CHANGELOG.md, in {PACKAGES[1]}.\n\n"
+            f" -- {MAINTAINER}  {email.utils.formatdate(when)}\n")
 
 
 def symbols(work, tree, library):
@@ -280,12 +295,24 @@ def control(tree, name, architecture, fields, what):
 
 # The ABI.
 
+def header():
+    """dlock.h without its comments, and without what makes it one of C for C++."""
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (ROOT / "include" / "dlock.h").read_text(), flags=re.DOTALL)
+    return re.sub(r'^#ifdef __cplusplus\n(extern "C" \{|\}) *\n#endif *$', "", text, flags=re.MULTILINE)
+
+
+def directives():
+    """Those by which declarations would mean something else than they say: conditions, packing, names for names."""
+    plain = r"# *(include <std\w+\.h>|ifndef DLOCK_H|define DLOCK_\w+( .*[^\\])?|endif) *$"
+    return [line for line in re.findall(r"^ *#.*$", header(), re.MULTILINE) if not re.match(plain, line)]
+
+
 def declarations():
     """Each declaration of dlock.h on a line of its own: constants, types, values of enumerations, prototypes."""
-    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (ROOT / "include" / "dlock.h").read_text(), flags=re.DOTALL)
+    text = header()
     lines = [" ".join(line.split()) for line in re.findall(r"^#define (DLOCK_\w+ .*)$", text, re.MULTILINE)
              if not line.startswith("DLOCK_VERSION")]
-    code = re.sub(r"^#.*$", "", text, flags=re.MULTILINE).replace('extern "C" {', "")
+    code = re.sub(r"^ *#.*$", "", text, flags=re.MULTILINE)
     for body, name in re.findall(r"typedef enum \{(.*?)\}\s*(\w+);", code, re.DOTALL):
         lines += [f"enum {name} {' '.join(value.split())}" for value in body.split(",") if value.strip()]
     code = re.sub(r"typedef enum \{.*?\}\s*\w+;", "", code, flags=re.DOTALL)
@@ -306,18 +333,19 @@ def abi(update):
     declared, record = declarations(), PACKAGING / "dlock.abi"
     recorded = record.read_text().splitlines() if record.exists() else []
     file = PACKAGING / "dlock.symbols"
-    head = f"{SONAME} {PACKAGES[0]} #MINVER#"
+    head = f"{SONAME} {PACKAGES[0]} #MINVER#\n* Build-Depends-Package: {PACKAGES[1]}\n"
     known = dict(re.findall(r"^ (\w+)@Base (\S+)$", file.read_text(), re.MULTILINE)) if file.exists() else {}
     there = exported()
     soname = output_of("readelf", "-d", LIBRARY / "libdlock.so").stdout.decode()
     gone = [line for line in recorded if line not in declared] + [name for name in known if name not in there]
-    if f"[{SONAME}]" not in soname or (file.exists() and file.read_text().splitlines()[0] != head):
+    gone += [f"{line} (what it does to the declarations is not in the record)" for line in directives()]
+    if f"[{SONAME}]" not in soname or (file.exists() and not file.read_text().startswith(head)):
         gone.append(f"SONAME {SONAME}")
     added = [line for line in declared if line not in recorded] + [name for name in there if name not in known]
     if update and not gone:
         record.write_text("".join(line + "\n" for line in recorded + [line for line in declared if line not in recorded]))
         known.update({name: VERSION for name in there if name not in known})
-        file.write_text(head + "\n" + "".join(f" {name}@Base {known[name]}\n" for name in sorted(known)))
+        file.write_text(head + "".join(f" {name}@Base {known[name]}\n" for name in sorted(known)))
     for line in added:
         print(f"{'recorded' if update and not gone else 'not recorded yet'}: {line}")
     for line in gone:

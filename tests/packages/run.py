@@ -9,6 +9,7 @@ A tool that is not installed (cmake, pkg-config, meson, dpkg-deb) leaves out its
 DLOCK_INCLUDE_DIR, DLOCK_LIB_DIR, DLOCK_TEST_SERVER: as for tests/c/run.py.
 """
 
+import gzip
 import os
 import re
 import shutil
@@ -93,9 +94,11 @@ PROGRAMS = ("c-shared", "c-static", "cpp-shared", "cpp-static")
 
 
 def by_cmake():
-    build = directory()
-    if step("CMake finds dlock, and no version that is not there",
-            ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix()}"]) is None:
+    """In a copy of the installation, at a path with a space."""
+    build, moved = directory(), directory() / "moved prefix"
+    shutil.copytree(prefix(), moved, symlinks=True)
+    if step("CMake finds dlock where it was moved to, and no version and no component that is not there",
+            ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={moved}"]) is None:
         return
     if step("CMake builds a foreign project", ["cmake", "--build", build]) is not None:
         use("CMake", build, PROGRAMS)
@@ -106,9 +109,16 @@ def by_make():
     variables = {"PKG_CONFIG_PATH": prefix() / "lib" / "pkgconfig"}
     told = step("pkg-config knows dlock", ["pkg-config", "--modversion", "dlock"], **variables)
     report.line(told == VERSION + "\n", "pkg-config: the version is that of the library", str(told))
-    if step("a Makefile with pkg-config builds a foreign project", ["make", "-f", HERE / "make" / "Makefile", f"OUT={build}"],
+    told = step("pkg-config takes another prefix", ["pkg-config", "--define-variable=prefix=/else", "--cflags", "--libs", "dlock"],
+                **variables)
+    report.line((told or "").split() == ["-I/else/include", "-L/else/lib", "-ldlock"], "pkg-config: the prefix is said once",
+                str(told))
+    # What has no shared library at all needs a static C library, which is not installed everywhere.
+    whole = ("wholly-static",) if os.path.isabs(run(["cc", "-print-file-name=libc.a"], 20)[1].strip()) else ()
+    if step("a Makefile with pkg-config builds a foreign project",
+            ["make", "-f", HERE / "make" / "Makefile", f"OUT={build}", "all", *(build / name for name in whole)],
             **variables) is not None:
-        use("pkg-config", build, PROGRAMS)
+        use("pkg-config", build, PROGRAMS + whole)
 
 
 def by_meson():
@@ -118,7 +128,7 @@ def by_meson():
     variables = {"PKG_CONFIG_PATH": prefix() / "lib" / "pkgconfig"}
     if step("Meson finds dlock", ["meson", "setup", source / "build", source], **variables) is not None and \
             step("Meson builds a foreign project", ["meson", "compile", "-C", source / "build"], **variables) is not None:
-        use("Meson", source / "build", ("c-shared", "cpp-shared"))
+        use("Meson", source / "build", ("c-shared", "cpp-shared", "c-static"))
 
 
 def staged():
@@ -140,8 +150,13 @@ def staged():
     step("make install with another LIBDIR",
          ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/d", "LIBDIR=/opt/d/lib64"])
     text = (stage / "opt/d/lib64/pkgconfig/dlock.pc").read_text()
-    report.line((stage / "opt/d/lib64/libdlock.so.0").exists() and "libdir=/opt/d/lib64\n" in text,
+    report.line((stage / "opt/d/lib64/libdlock.so.0").exists() and "libdir=${prefix}/lib64\n" in text,
                 "make install: LIBDIR is where the libraries are, and what dlock.pc says", text)
+    step("make install with a LIBDIR that is below PREFIX",
+         ["make", "-C", ROOT, "install", f"DESTDIR={stage}", "PREFIX=/opt/e", "LIBDIR=lib/triplet"])
+    text = (stage / "opt/e/lib/triplet/pkgconfig/dlock.pc").read_text()
+    report.line((stage / "opt/e/lib/triplet/libdlock.so.0").exists() and "libdir=${prefix}/lib/triplet\n" in text,
+                "make install: a LIBDIR that is no absolute path is below PREFIX", text)
     (local / "lib" / "other").write_text("")
     step("make uninstall needs no build", ["make", "-C", ROOT, "uninstall", f"DESTDIR={stage}"], DLOCK_LIB_DIR=stage)
     left = sorted(str(path.relative_to(local)) for path in local.rglob("*") if not path.is_dir())
@@ -182,14 +197,18 @@ def tarball():
 def debian():
     out, tree = directory(), directory()
     # (The usual compression takes longer than all the rest.)
-    made = step("make deb", package("deb", out), DPKG_DEB_COMPRESSOR_TYPE="gzip")
+    made = step("make deb", package("deb", out), DPKG_DEB_COMPRESSOR_TYPE="gzip", DEBFULLNAME="A Packager", DEBEMAIL="a@example.org")
     if made is None:
         return
     packages = [Path(line) for line in made.splitlines()]
     report.line([path.name.split("_")[0] for path in packages] == ["libdlock0", "libdlock-dev"], "two packages", made)
     for path in packages:
         step(f"{path.name} can be unpacked", ["dpkg-deb", "-x", path, tree])
+        place = tree / "usr/share/doc" / path.name.split("_")[0]
+        report.line((place / "copyright").exists() and gzip.decompress((place / "changelog.gz").read_bytes()).startswith(
+            f"dlock ({VERSION}) ".encode()), f"{path.name}: its licence and its changes are where the policy wants them")
     fields = run(["dpkg-deb", "-f", packages[0]], 20)[1]
+    report.line("Maintainer: A Packager <a@example.org>\n" in fields, "its maintainer is who is named", fields)
     report.line(f"Version: {VERSION}\n" in fields and re.search(r"^Depends: .*libc6 \(>= ", fields, re.MULTILINE) is not None,
                 "the package of the library depends on what the library needs", fields)
     symbols = run(["dpkg-deb", "--info", packages[0], "symbols"], 20)[1]
@@ -198,6 +217,10 @@ def debian():
     fields = run(["dpkg-deb", "-f", packages[1], "Depends"], 20)[1]
     report.line(fields == f"libdlock0 (= {VERSION})\n", "the package of the headers depends on the other one", fields)
     libraries = next((tree / "usr" / "lib").glob("*/libdlock.so")).parent
+    library = (libraries / "libdlock.so").resolve()
+    sections = run(["readelf", "-SW", library], 20)[1]
+    report.line(library.stat().st_mode & 0o777 == 0o644 and ".dynsym" in sections and not re.search(r"\.(symtab|debug_|comment)",
+                sections), "the shared library is stripped and no program, as the policy wants it", sections)
     program = tree / "program"
     with Server() as server:
         if step("a program is built with the packages", ["cc", "-I", tree / "usr/include", HERE / "program.c", "-o", program,
@@ -217,6 +240,9 @@ def recorded():
              "uint32_t lease_ms,\n                               dlock_error"),
             ("another number of a status", "include/dlock.h", "DLOCK_ERR_BUSY = 13", "DLOCK_ERR_BUSY = 14"),
             ("a member of a struct between others", "include/dlock.h", "    bool flag;\n", "    bool flag;\n    bool more;\n"),
+            ("a declaration that is not for everybody", "include/dlock.h", "const char *dlock_version(void);",
+             "#ifdef _WIN32\nconst char *dlock_version(void);\n#endif"),
+            ("another packing of structs", "include/dlock.h", "#define DLOCK_UUID_SIZE", "#pragma pack(1)\n#define DLOCK_UUID_SIZE"),
             ("a symbol that is gone", "packaging/dlock.symbols", " dlock_version@Base",
              " dlock_former@Base 0.1.0\n dlock_version@Base"),
             ("another SONAME", "packaging/dlock.symbols", "libdlock.so.0 libdlock0", "libdlock.so.9 libdlock9")):
