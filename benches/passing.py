@@ -40,7 +40,7 @@ def handoffs(contender, count):
 def between_processes(bench, setup):
     rounds, count = (1, 5) if bench.quick else (4, 8)
     print("\nA lock passes from one process to another of the same library: from before the release to the other's return from "
-          f"acquire.\n{rounds} rounds of {count}, in turns. Ratios: dlock's p50 in the same language, or C, by the row's in the same round, "
+          f"acquire.\n{rounds} rounds of {count}, in turns. Ratios: its p50 by that of dlock in the same language, or C, in the same round, "
           "their median, and\nin brackets their middle half", flush=True)
     measurement, _ = peers.start(setup, bench.processes, bench.port, programs=2)
     found = {contender: [] for contender in measurement.alive()}
@@ -51,16 +51,20 @@ def between_processes(bench, setup):
             found[contender].append(attempt(contender, count))
     measurement.stop()
     found = {contender.name: (contender, times) for contender, times in found.items() if contender.left_out is None}
-    widths = (28, 11, 11, 20)
-    peers.line(widths, "", "p50 us", "longest ms", "dlock / it")
+    widths = (28, 11, 11, 22)
+    peers.line(widths, "", "p50 us", "longest ms", "it / dlock")
     for contender, times in found.values():
-        ours = next((name for name in contender.language.contenders if name.startswith("dlock") and name in found), "dlock")
-        ratios = []
-        if not contender.name.startswith("dlock") and ours in found:
-            ratios = [median(mine) / median(its) for mine, its in zip(found[ours][1], times)]
+        ours = [] if contender.name.startswith("dlock") else found.get(ours_beside(contender), (None, []))[1]
+        ratios = [median(its) / median(mine) for mine, its in zip(ours, times)]
         every = [time for each in times for time in each]
         peers.line(widths, contender.label, f"{median(every):,.0f}", f"{max(every) / 1000:,.1f}", peers.spread(ratios))
     write_json("passing.json", {name: {"label": contender.label, "rounds": times} for name, (contender, times) in found.items()})
+
+
+def ours_beside(contender):
+    """The dlock to compare with: that of the same language, for tasks that for tasks; that of C where there is none."""
+    names = [name for name in contender.language.contenders if name.startswith("dlock")] or ["dlock"]
+    return next((name for name in names if name.endswith("asyncio")), names[0]) if "asyncio" in contender.name else names[0]
 
 
 def attempt(contender, count):
