@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -108,6 +109,21 @@ def rest_of(program, command):
 
 # --- the table ---
 
+def line(widths, *cells):
+    print("  ".join([f"{cells[0]:<{widths[0]}}"] + [f"{cell:>{width}}" for cell, width in zip(cells[1:], widths[1:])]).rstrip(),
+          flush=True)
+
+
+def quartiles(values):
+    ordered = sorted(values)
+    return ordered[len(ordered) // 4], ordered[(3 * len(ordered)) // 4 - (len(ordered) % 4 == 0)]
+
+
+def spread(ratios):
+    """Their median, and in brackets their middle half; nothing where there are none."""
+    return f"{median(ratios):.2f} ({quartiles(ratios)[0]:.2f}-{quartiles(ratios)[1]:.2f})" if ratios else ""
+
+
 class Table:
     """Prints each part as soon as it is measured, and keeps its rows."""
 
@@ -118,8 +134,7 @@ class Table:
         self.title = ""
 
     def line(self, *cells):
-        print("  ".join([f"{cells[0]:<{self.WIDTHS[0]}}"]
-                        + [f"{cell:>{width}}" for cell, width in zip(cells[1:], self.WIDTHS[1:])]).rstrip(), flush=True)
+        line(self.WIDTHS, *cells)
 
     def head(self):
         self.line("", "dlock", "limit", "ratio", "aim")

@@ -1,7 +1,7 @@
 """How a lock passes on to those who wait for it, side by side: from one process to another, and among a thousand tasks or
 threads of one. The parts `passing` and `asyncio` of run.py.
 
-The programs are those of peers.py, two of each language: one holds the lock, the other waits.
+The programs are those of contenders.py, two of each language: one holds the lock, the other waits.
 """
 
 import os
@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-import peers
-from harness import Resp, write_json
+from contenders import LANGUAGES, Unavailable, ours_beside, start, start_program, stop
+from harness import Resp, line, spread, write_json
 
 # --- from one process to another ---
 
@@ -40,44 +40,51 @@ def handoffs(contender, count):
 def between_processes(bench, setup):
     rounds, count = (1, 5) if bench.quick else (4, 8)
     print("\nA lock passes from one process to another of the same library: from before the release to the other's return from "
-          f"acquire.\n{rounds} rounds of {count}, in turns. Ratios: dlock's p50 in the same language, or C, by the row's in the same round, "
+          f"acquire.\n{rounds} rounds of {count}, in turns. Ratios: its p50 by that of dlock in the same language, or C, in the same round, "
           "their median, and\nin brackets their middle half", flush=True)
-    measurement, _ = peers.start(setup, bench.processes, bench.port, programs=2)
-    found = {contender: [] for contender in measurement.alive()}
-    for contender in measurement.alive():
-        attempt(contender, 3)
+    contenders, _ = start(setup, bench.processes, bench.port, programs=2)
+    found = {contender: [] for contender in contenders}
+    for contender in contenders:
+        attempt(contender, warm_up)
     for _ in range(rounds):
-        for contender in measurement.alive():
-            found[contender].append(attempt(contender, count))
-    measurement.stop()
+        for contender in contenders:
+            if contender.left_out is None:
+                found[contender].append(attempt(contender, handoffs, count))
+    stop(contenders)
     found = {contender.name: (contender, times) for contender, times in found.items() if contender.left_out is None}
-    widths = (28, 11, 11, 20)
-    peers.line(widths, "", "p50 us", "longest ms", "dlock / it")
+    widths = (28, 11, 11, 22)
+    line(widths, "", "p50 us", "longest ms", "it / dlock")
     for contender, times in found.values():
-        ours = next((name for name in contender.language.contenders if name.startswith("dlock") and name in found), "dlock")
-        ratios = []
-        if not contender.name.startswith("dlock") and ours in found:
-            ratios = [median(mine) / median(its) for mine, its in zip(found[ours][1], times)]
+        ours = [] if contender.name.startswith("dlock") else found.get(ours_beside(contender), (None, []))[1]
+        ratios = [median(its) / median(mine) for mine, its in zip(ours, times)]
         every = [time for each in times for time in each]
-        peers.line(widths, contender.label, f"{median(every):,.0f}", f"{max(every) / 1000:,.1f}", peers.spread(ratios))
+        line(widths, contender.label, f"{median(every):,.0f}", f"{max(every) / 1000:,.1f}", spread(ratios))
     write_json("passing.json", {name: {"label": contender.label, "rounds": times} for name, (contender, times) in found.items()})
 
 
-def attempt(contender, count):
+def warm_up(contender):
+    for program in contender.programs:
+        program.block(contender.name, "own", 8, contender.language.warm_up_ms)
+    handoffs(contender, 3)
+
+
+def attempt(contender, what, *arguments):
+    """Does that with it; nothing comes of it where the contender fails: it is out from then on."""
     try:
-        return handoffs(contender, count)
-    except peers.Unavailable as problem:
+        return what(contender, *arguments)
+    except Unavailable as problem:
         contender.leave_out(problem)
         return None
 
 
 # --- among many of one process ---
 
-PYTHON = next(language for language in peers.LANGUAGES if language.name == "Python")
+PYTHON = next(language for language in LANGUAGES if language.name == "Python")
 CROWDS = {"dlock-asyncio": "dlock, asyncio", "redis-py-asyncio": "redis-py Lock, asyncio, 100 ms",
           "redis-py-asyncio-10ms": "redis-py Lock, asyncio, 10 ms", "dlock-python": "dlock, threads",
           "python-redis-lock": "python-redis-lock, threads"}
-SETTLE_SECONDS, QUIET_SECONDS, LIMIT_SECONDS = 2, 3, 20
+# redis-py ends the connection of a BLPOP after its timeout of 5 s: so long is a period of what waiters of it do.
+SETTLE_SECONDS, QUIET_SECONDS, LIMIT_SECONDS = 2, 5, 20
 
 
 def process_seconds(pid):
@@ -100,7 +107,7 @@ def use(control, pid):
 
 def crowd(bench, setup, contender, count):
     """What so many waiters of one process cost while another process holds the lock, and how they are served."""
-    holder, waiters = (peers.start_program(PYTHON, setup, bench.processes, bench.port, number) for number in (1, 2))
+    holder, waiters = (start_program(PYTHON, setup, bench.processes, bench.port, number) for number in (1, 2))
     control = Resp(bench.port)
     try:
         holder.ask(contender, "take")
@@ -136,7 +143,7 @@ def among_many(bench, setup):
             if name in found:
                 try:
                     found[name].append(crowd(bench, setup, name, count))
-                except peers.Unavailable as problem:
+                except Unavailable as problem:
                     del found[name]
                     print(f"{CROWDS[name]} is left out: {problem}", flush=True)
     show_crowds(found, count)
@@ -145,11 +152,11 @@ def among_many(bench, setup):
 
 def show_crowds(found, count):
     widths = (30, 7, 7, 10, 18, 9, 10, 7, 7, 7, 7)
-    peers.line(widths, "", "served", "in s", "acquired/s", "dlock / it", "overtaken", "commands/s", "client", "server", "threads", "MB")
+    line(widths, "", "served", "in s", "acquired/s", "dlock / it", "overtaken", "commands/s", "client", "server", "threads", "MB")
     for name, rows in found.items():
         ours = "dlock-asyncio" if "asyncio" in name else "dlock-python"
         ratios = [mine["per_second"] / row["per_second"] for mine, row in zip(found.get(ours, ()), rows)] if name != ours else []
         row = {key: median(each[key] for each in rows) for key in rows[0]}
-        peers.line(widths, CROWDS[name], f"{row['served']:,.0f}", f"{row['seconds']:.2f}", f"{row['per_second']:,.0f}", peers.spread(ratios),
-                   f"{row['overtaken']:,.0f}", f"{row['commands']:,.0f}", f"{row['client_percent']:.0f} %", f"{row['server_percent']:.0f} %",
-                   f"{row['threads']:.0f}", f"{row['megabytes']:.0f}")
+        line(widths, CROWDS[name], f"{row['served']:,.0f}", f"{row['seconds']:.2f}", f"{row['per_second']:,.0f}", spread(ratios),
+             f"{row['overtaken']:,.0f}", f"{row['commands']:,.0f}", f"{row['client_percent']:.0f} %", f"{row['server_percent']:.0f} %",
+             f"{row['threads']:.0f}", f"{row['megabytes']:.0f}")

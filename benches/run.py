@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 
+import contenders
 import cost
 import curves
 import passing
@@ -254,7 +255,7 @@ def memory(bench):
 def setup_of_peers():
     target = PROGRAMS / "contenders"
     target.mkdir(parents=True, exist_ok=True)
-    return peers.Setup(LIBRARY, target, tuple(hiredis_flags()), tuple(redispp_flags()))
+    return contenders.Setup(LIBRARY, target, tuple(hiredis_flags()), tuple(redispp_flags()))
 
 
 def libraries(bench):
@@ -288,7 +289,7 @@ def run(arguments, processes, directory):
     for part in arguments.parts or [part for part in PARTS if not (arguments.quick and part in NOT_QUICK)]:
         try:
             PARTS[part](bench)
-        except (Failed, peers.Failed) as problem:
+        except Failed as problem:
             failed += 1
             print(f"FAILED: {problem}", flush=True)
     write_json("results.json", {"server": version, "load_before": load, "rows": bench.rows})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,8 +24,9 @@ const lease = 30 * time.Second
 // A server answers the requests that ../peers/README.md describes, as all programs of that comparison do. In difference
 // to the other measurements of this program, the contenders retry as their documentation has it.
 type server struct {
-	open map[string]func(name string) taker
-	kept map[string]taker // lock objects of earlier requests, by contender and name
+	open   map[string]func(name string) taker
+	kept   map[string]taker // lock objects of earlier requests, by contender and name
+	passed func() error     // releases the lock that another process wants too
 }
 
 // A taker takes one lock, again and again, and answers how to release it.
@@ -33,26 +35,57 @@ type taker func(ctx context.Context) (release func() error, err error)
 func serve(port string) {
 	s := server{open: openers(port), kept: map[string]taker{}}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan() && lines.Text() != "quit"; {
-		var contender, mode string
+		words := strings.Fields(lines.Text())
 		var goroutines, ms int
-		if _, err := fmt.Sscan(lines.Text(), &contender, &mode, &goroutines, &ms); err != nil || s.open[contender] == nil {
+		switch {
+		case len(words) < 2 || s.open[words[0]] == nil:
 			fmt.Println("! no such contender or request")
-			continue
-		}
-		takers := make([]taker, goroutines)
-		for i := range takers {
-			name := contender + ":hot"
-			if mode == "own" {
-				name = fmt.Sprintf("%s:own-%d", contender, i)
+		case len(words) == 2:
+			fmt.Println(s.pass(words[0], words[1]))
+		default:
+			if _, err := fmt.Sscan(strings.Join(words[2:], " "), &goroutines, &ms); err != nil {
+				fmt.Println("! not a request")
+				continue
 			}
-			key := fmt.Sprint(name, " ", i)
-			if s.kept[key] == nil {
-				s.kept[key] = s.open[contender](name)
-			}
-			takers[i] = s.kept[key]
+			fmt.Println(block(s.takers(words[0], words[1], goroutines), words[1] == "hot", time.Duration(ms)*time.Millisecond))
 		}
-		fmt.Println(block(takers, mode == "hot", time.Duration(ms)*time.Millisecond))
 	}
+}
+
+func (s *server) taker(contender, name string, i int) taker {
+	key := fmt.Sprint(contender, ":", name, " ", i)
+	if s.kept[key] == nil {
+		s.kept[key] = s.open[contender](contender + ":" + name)
+	}
+	return s.kept[key]
+}
+
+func (s *server) takers(contender, mode string, goroutines int) []taker {
+	takers := make([]taker, goroutines)
+	for i := range takers {
+		name := "hot"
+		if mode == "own" {
+			name = fmt.Sprint("own-", i)
+		}
+		takers[i] = s.taker(contender, name, i)
+	}
+	return takers
+}
+
+// pass takes the lock that another process wants too, or gives it, and answers when it was taken, or before it was given.
+func (s *server) pass(contender, what string) string {
+	at := time.Now()
+	var err error
+	if what == "take" {
+		s.passed, err = s.taker(contender, "passed", 0)(context.Background())
+		at = time.Now()
+	} else {
+		err = s.passed()
+	}
+	if err != nil {
+		return "! " + err.Error()
+	}
+	return fmt.Sprintf("%.1f", float64(at.UnixNano())/1e3)
 }
 
 func openers(port string) map[string]func(string) taker {

@@ -16,14 +16,14 @@ enum { MOST_THREADS = 64, RETRY_US = 10000 };
 
 struct worker;
 
-/* What a thread acquires and releases; `state` is its own. Or `serve` does what so many threads would. */
+/* What a thread acquires and releases; `state` is its own. In a block, `serve` may do what so many threads would. */
 struct contender {
     const char *name;
     void *(*open)(const char *lock, int thread);
     void (*acquire)(void *state);
     void (*release)(void *state);
     void (*serve)(struct worker *workers, int count);
-    void *own[MOST_THREADS], *hot[MOST_THREADS]; /* as opened by earlier requests */
+    void *own[MOST_THREADS], *hot[MOST_THREADS], *passed; /* as opened by earlier requests */
 };
 
 struct worker {
@@ -86,16 +86,48 @@ static void ours_release(void *state)
     must(dlock_lock_release(state, &err), &err, "release");
 }
 
-/* --- dlock by its completion queue: an event of one operation submits the next --- */
+/* --- dlock by its completion queue --- */
 
-static void queue_serve(struct worker *workers, int count)
+static dlock_queue *our_queue(void)
 {
     static dlock_queue *queue;
+    dlock_error err;
+    if (!queue)
+        must(dlock_queue_new(our_locker(), &queue, &err), &err, "queue_new");
+    return queue;
+}
+
+static void queue_one(void)
+{
+    dlock_event event;
+    dlock_error err;
+    size_t n;
+    must(dlock_queue_wait(our_queue(), &event, 1, DLOCK_WAIT_FOREVER, &n, &err), &err, "queue_wait");
+    if (event.status != DLOCK_OK)
+        die("%s: %s", dlock_status_name(event.status), event.message);
+}
+
+static void queue_acquire(void *state)
+{
+    dlock_error err;
+    must(dlock_submit_acquire(our_queue(), state, DLOCK_WAIT_FOREVER, 0, &err), &err, "submit_acquire");
+    queue_one();
+}
+
+static void queue_release(void *state)
+{
+    dlock_error err;
+    must(dlock_submit_release(our_queue(), state, 0, &err), &err, "submit_release");
+    queue_one();
+}
+
+/* An event of one operation submits the next. */
+static void queue_serve(struct worker *workers, int count)
+{
+    dlock_queue *queue = our_queue();
     dlock_event events[MOST_THREADS];
     dlock_error err;
     int running = count;
-    if (!queue)
-        must(dlock_queue_new(our_locker(), &queue, &err), &err, "queue_new");
     for (int i = 0; i < count; i++) {
         workers[i].before = now_ns();
         must(dlock_submit_acquire(queue, workers[i].state, DLOCK_WAIT_FOREVER, (uint64_t)i, &err), &err, "submit_acquire");
@@ -211,7 +243,7 @@ static void shared_release(void *state)
 
 static struct contender contenders[] = {
     {.name = "dlock", .open = ours_open, .acquire = ours_acquire, .release = ours_release},
-    {.name = "dlock-queue", .open = ours_open, .serve = queue_serve},
+    {.name = "dlock-queue", .open = ours_open, .acquire = queue_acquire, .release = queue_release, .serve = queue_serve},
 #ifdef HAVE_HIREDIS
     {.name = "hiredis", .open = alone_open, .acquire = alone_acquire, .release = alone_release},
     {.name = "hiredis-shared", .open = shared_open, .acquire = shared_acquire, .release = shared_release},
@@ -292,27 +324,49 @@ static void block(struct contender *contender, int count, uint64_t ms)
     printf("%ld %.1f %.1f %.1f %ld %ld\n", pairs, p50, p99, (double)longest / 1e3, least, most);
 }
 
+/* One acquire or release of the lock that another process wants too; answers when it was acquired, or is released. */
+static void pass(struct contender *contender, bool take)
+{
+    uint64_t at = now_ns();
+    if (!contender->passed) {
+        char lock[64];
+        snprintf(lock, sizeof lock, "%s:passed", contender->name);
+        contender->passed = contender->open(lock, 0);
+    }
+    if (take) {
+        contender->acquire(contender->passed);
+        at = now_ns();
+    } else {
+        contender->release(contender->passed);
+    }
+    printf("%.1f\n", (double)at / 1e3);
+}
+
 int main(int argc, char **argv)
 {
     char line[128], name[32], mode[8];
-    int threads;
-    unsigned ms;
+    int threads = 0;
+    unsigned ms = 0;
     if (argc != 2)
         die("usage: peers-c <port>");
     port = argv[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
     while (fgets(line, sizeof line, stdin) && strcmp(line, "quit\n") != 0) {
         struct contender *asked = NULL;
-        if (sscanf(line, "%31s %7s %d %u", name, mode, &threads, &ms) != 4 || threads < 1 || threads > MOST_THREADS)
+        int words = sscanf(line, "%31s %7s %d %u", name, mode, &threads, &ms);
+        bool passing = words == 2 && (strcmp(mode, "take") == 0 || strcmp(mode, "give") == 0);
+        if (!passing && (words != 4 || threads < 1 || threads > MOST_THREADS))
             die("not a request: %s", line);
         for (size_t i = 0; i < sizeof contenders / sizeof *contenders; i++)
             if (strcmp(contenders[i].name, name) == 0)
                 asked = &contenders[i];
         hot = strcmp(mode, "hot") == 0;
-        if (asked)
-            block(asked, threads, ms);
-        else
+        if (!asked)
             printf("! no such contender\n");
+        else if (passing)
+            pass(asked, strcmp(mode, "take") == 0);
+        else
+            block(asked, threads, ms);
     }
     return 0;
 }

@@ -92,6 +92,19 @@ public final class Main {
                 Locale.ROOT, "%d %.1f %.1f %.1f %d %d", pairs, part(all, 0.5), part(all, 0.99), longest / 1e3, least, most);
     }
 
+    /** When the lock was acquired, or before it was released; nanoTime is one clock for all processes of a Linux. */
+    private static String pass(String contender, boolean take) {
+        RLock lock = open(contender, contender + ":passed");
+        long at = System.nanoTime();
+        if (take) {
+            lock.lock();
+            at = System.nanoTime();
+        } else {
+            lock.unlock();
+        }
+        return String.format(Locale.ROOT, "%.1f", at / 1e3);
+    }
+
     private static double part(long[] sorted, double share) {
         return sorted.length == 0 ? 0 : sorted[(int) (share * sorted.length)] / 1e3;
     }
@@ -104,8 +117,9 @@ public final class Main {
         for (String line = requests.readLine(); line != null && !line.equals("quit"); line = requests.readLine()) {
             String[] words = line.split(" ");
             try {
-                System.out.println(block(
-                        words[0], words[1].equals("hot"), Integer.parseInt(words[2]), Integer.parseInt(words[3])));
+                System.out.println(words.length == 2
+                        ? pass(words[0], words[1].equals("take"))
+                        : block(words[0], words[1].equals("hot"), Integer.parseInt(words[2]), Integer.parseInt(words[3])));
             } catch (Exception failure) {
                 System.out.println("! " + String.valueOf(failure).replace('\n', ' '));
             }

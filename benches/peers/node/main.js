@@ -44,12 +44,27 @@ async function block(hot, tasks, milliseconds) {
   return [all.length, part(0.5), part(0.99), longest.toFixed(1), Math.min(...counts), Math.max(...counts)].join(" ");
 }
 
+let passed;
+
+// When the lock was acquired, or before it was released; the clock is CLOCK_MONOTONIC, one for all processes.
+async function pass(take) {
+  let at = microseconds();
+  if (take) {
+    passed = await redlock.lock("redlock:passed", LEASE);
+    at = microseconds();
+  } else {
+    await passed.unlock();
+  }
+  return at.toFixed(1);
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
   if (line === "quit") break;
   const [contender, mode, tasks, milliseconds] = line.split(" ");
   try {
     if (contender !== "redlock") throw new Error("no such contender");
-    console.log(await block(mode === "hot", Number(tasks), Number(milliseconds)));
+    const passing = mode === "take" || mode === "give";
+    console.log(await (passing ? pass(mode === "take") : block(mode === "hot", Number(tasks), Number(milliseconds))));
   } catch (error) {
     console.log(`! ${String(error.message).replaceAll("\n", " ")}`);
   }

@@ -4,7 +4,7 @@
 
 use std::io::BufRead;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rslock::LockManager;
 use tokio::sync::Barrier;
@@ -67,10 +67,16 @@ async fn block(manager: &LockManager, hot: bool, tasks: usize, length: Duration)
     format!("{} {:.1} {:.1} {longest:.1} {least} {most}", all.len(), part(0.5), part(0.99))
 }
 
+/// A clock that all processes share, in microseconds.
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock").as_secs_f64() * 1e6
+}
+
 #[tokio::main]
 async fn main() {
     let port = std::env::args().nth(1).expect("usage: dlock-peers <port>");
     let manager = LockManager::new(vec![format!("redis://127.0.0.1:{port}/")]);
+    let mut passed = None;
     for line in std::io::stdin().lock().lines() {
         let line = line.expect("a request");
         match line.split(' ').collect::<Vec<_>>()[..] {
@@ -78,6 +84,15 @@ async fn main() {
             ["rslock", mode, tasks, ms] => {
                 let (tasks, ms) = (tasks.parse().expect("tasks"), ms.parse().expect("milliseconds"));
                 println!("{}", block(&manager, mode == "hot", tasks, Duration::from_millis(ms)).await);
+            }
+            ["rslock", "take"] => {
+                passed = Some(manager.acquire("rslock:passed", LEASE).await.expect("acquire"));
+                println!("{:.1}", now());
+            }
+            ["rslock", "give"] => {
+                let before = now();
+                passed.take().expect("taken before").release().await;
+                println!("{before:.1}");
             }
             _ => println!("! no such contender or request"),
         }
