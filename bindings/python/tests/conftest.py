@@ -3,6 +3,7 @@
 import faulthandler
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,6 +79,13 @@ def own_server(processes):
         server.ask.close()
         if server.process in processes.running:
             processes.end(server.process)
+
+
+@pytest.fixture
+def silent():
+    """The URL of one that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture

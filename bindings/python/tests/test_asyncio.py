@@ -1,11 +1,12 @@
 """Locks of asyncio: no thread waits, a cancelled task holds nothing, several loops share a locker."""
 
 import asyncio
+import contextvars
 import functools
 import gc
 import inspect
 import os
-import socket
+import signal
 import threading
 import time
 
@@ -103,6 +104,22 @@ async def test_many_tasks_wait_without_threads(server, name):
 
 
 @on_loop
+async def test_tasks_are_served_in_the_order_in_which_they_asked(server, name):
+    order = []
+
+    async def work(number):
+        async with locker.lock(name, "test"):
+            order.append(number)
+
+    async with dlock.AsyncLocker(server.url) as locker:
+        async with locker.lock(name, "test"):
+            tasks = [asyncio.ensure_future(work(number)) for number in range(200)]
+            await until(lambda: server.waiters(name) == len(tasks), "all in the queue")
+        await asyncio.gather(*tasks)
+    assert order == sorted(order)
+
+
+@on_loop
 async def test_a_cancelled_task_leaves_the_queue(server, name):
     async with dlock.AsyncLocker(server.url) as locker:
         lock, other = locker.lock(name, "test"), locker.lock(name, "test")
@@ -131,6 +148,8 @@ async def test_a_cancelled_task_leaves_the_queue(server, name):
 @on_loop
 async def test_a_task_cancelled_at_any_moment_holds_nothing(server, name, lease):
     """Also in the instant in which the lock is handed to it, and while it sets its lease."""
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     async with dlock.AsyncLocker(server.url) as locker:
         lock, other = locker.lock(name, "test"), locker.lock(name, "test", lease=lease)
         cancelled = acquired = busy = 0
@@ -154,6 +173,8 @@ async def test_a_task_cancelled_at_any_moment_holds_nothing(server, name, lease)
             await release
         assert cancelled > 10 and acquired > 0 and acquired + cancelled + busy == 300
         await until(lambda: server.holder(name) is None and server.waiters(name) == 0, "nothing held")
+    gc.collect()
+    assert complaints == []
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -212,6 +233,18 @@ async def test_a_task_cancelled_twice_holds_nothing(server, name):
 
 
 @on_loop
+async def test_a_task_cancelled_while_the_locker_closes_is_cancelled(server, name):
+    """`asyncio.timeout` and task groups count on that."""
+    locker = dlock.AsyncLocker(server.url)
+    with dlock.Locker(server.url) as other, other.lock(name, "test"):
+        task = asyncio.ensure_future(locker.lock(name, "test").acquire())
+        await until(lambda: server.waiters(name) == 1, "a waiter in the queue")
+        locker._close()  # as close() does, on another thread
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+@on_loop
 async def test_a_lost_lock_is_told(server, name):
     told = asyncio.get_running_loop().create_future()
 
@@ -247,6 +280,25 @@ async def test_what_on_lost_raises_goes_to_the_loop(server, name):
         lock = locker.lock(name, "test", on_lost=lambda lock: 1 / 0)
         await lock.acquire()
         assert isinstance(await asyncio.wait_for(caught, PATIENCE), ZeroDivisionError)
+
+
+@on_loop
+async def test_on_lost_has_the_context_of_its_own_acquire(server, name):
+    request = contextvars.ContextVar("request")
+    told = asyncio.get_running_loop().create_future()
+
+    async def work(number):
+        request.set(number)
+        lock = locker.lock(name, "test", on_lost=lambda lost: told.set_result(request.get()))
+        await lock.acquire()
+        await told
+
+    async with dlock.AsyncLocker(server.url, lease=0.3, auto_renew=False) as locker:
+        request.set("the first who used the locker")
+        await locker.lock(name, "test").locked()
+        request.set("another")
+        await asyncio.wait_for(work("its own"), PATIENCE)
+        assert told.result() == "its own"
 
 
 def test_one_locker_serves_loops_one_after_another_and_side_by_side(server, name):
@@ -366,19 +418,56 @@ async def test_what_is_not_closed_is_collected(server, name):
 
 
 @on_loop
-async def test_the_loop_goes_on_while_a_lock_connects(server, name):
-    """To a server that accepts and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        async with dlock.AsyncLocker(f"redis://127.0.0.1:{port}", connect_timeout=0.3, response_timeout=0.3) as locker:
-            task = asyncio.ensure_future(locker.lock(name, "test").acquire())
-            turns = 0
-            while not task.done():
-                await asyncio.sleep(0.005)
-                turns += 1
-            with pytest.raises(dlock.NotConnectedError, match=str(port)):
-                await task
-            assert turns > 5
+async def test_the_loop_goes_on_while_a_lock_connects(silent, name):
+    async with dlock.AsyncLocker(silent, connect_timeout=0.3, response_timeout=0.3) as locker:
+        task = asyncio.ensure_future(locker.lock(name, "test").acquire())
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        with pytest.raises(dlock.NotConnectedError, match=silent.partition("//")[2]):
+            await task
+        assert turns > 5
+
+
+@on_loop
+async def test_those_who_wait_for_a_connection_fail_together(silent, name):
+    async with dlock.AsyncLocker(silent, connect_timeout=0.3, response_timeout=0.3) as locker:
+        tasks = [asyncio.ensure_future(locker.lock(name, "test").acquire()) for _ in range(50)]
+        begun = time.monotonic()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, dlock.NotConnectedError)
+        assert time.monotonic() - begun < 3, "two attempts for all, and not some for each"
+
+
+@on_loop
+async def test_a_timeout_counts_while_a_lock_connects(silent, name, monkeypatch):
+    monkeypatch.setattr("dlock._aio.CONNECT_PATIENCE", 0.1)
+    async with dlock.AsyncLocker(silent, connect_timeout=30, response_timeout=30) as locker:
+        for timeout in (0, 0.2):
+            begun = time.monotonic()
+            with pytest.raises(dlock.NotConnectedError, match=name):
+                await locker.lock(name, "test").acquire(timeout=timeout)
+            assert 0.1 <= time.monotonic() - begun < 10
+
+
+def test_nobody_waits_for_a_connecting_that_was_interrupted(silent, name):
+    """Neither the loop nor the end of the interpreter."""
+    connecting = program("""
+import asyncio, dlock, sys
+async def main():
+    async with dlock.AsyncLocker(sys.argv[1], connect_timeout=30, response_timeout=30) as locker:
+        asyncio.get_running_loop().call_later(0.2, print, "connecting")
+        await locker.lock(sys.argv[2], "test").acquire()
+asyncio.run(main())
+""", silent, name)
+    try:
+        assert connecting.stdout.readline() == "connecting\n"
+        connecting.send_signal(signal.SIGINT)
+        _, errors = connecting.communicate(timeout=PATIENCE)
+    finally:
+        connecting.kill()
+    assert "KeyboardInterrupt" in errors and connecting.returncode == -signal.SIGINT
 
 
 FORK = """

@@ -70,23 +70,30 @@ def test_without_renewal_the_lease_ends(server, name):
 
 def test_a_loss_does_not_hide_an_exception(server, locker, name):
     with pytest.warns(dlock.DlockWarning, match=name) as caught:
-        with pytest.raises(KeyError, match="work"), locker.lock(name, "test") as lock:
+        with pytest.raises(KeyError, match="work") as raised, locker.lock(name, "test") as lock:
             lose(server, lock)
             raise KeyError("work")
     assert caught[0].filename == __file__
+    # A warning is shown once for each place, a note with each traceback.
+    assert sys.version_info < (3, 11) or name in raised.value.__notes__[0]
 
 
 def test_what_on_lost_raises_goes_to_the_hook(server, name, monkeypatch):
     caught = []
     told = threading.Event()
-    monkeypatch.setattr(threading, "excepthook", lambda arguments: (caught.append(arguments), told.set()))
-    with dlock.Locker(server.url, lease=0.3, auto_renew=False) as locker:
-        lock = locker.lock(name, "test", on_lost=lambda lost: 1 / 0)
-        for _ in range(2):  # the thread lives on
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: (caught.append(arguments.exc_type), told.set()))
+    kinds = [ZeroDivisionError, SystemExit, ValueError]
+
+    def on_lost(_):
+        raise kinds[len(caught)]
+
+    with dlock.Locker(server.url, lease=0.2, auto_renew=False) as locker:
+        lock = locker.lock(name, "test", on_lost=on_lost)
+        for _ in kinds:  # the thread lives on
             told.clear()
             lock.acquire()
             assert told.wait(PATIENCE)
-    assert [each.exc_type for each in caught] == [ZeroDivisionError] * 2
+    assert caught == kinds
 
 
 # --- a server that is gone ---
@@ -184,6 +191,17 @@ def test_a_signal_ends_the_wait_of_the_main_thread(server, locker, name, alarm, 
     assert server.holder(name) is None
     with lock:  # at once: it is not in use any more
         assert lock.owned()
+
+
+def test_a_signal_ends_the_connecting_of_the_main_thread(silent, name, alarm):
+    with dlock.Locker(silent, connect_timeout=30, response_timeout=30) as locker:
+        thread = threading.Timer(0.1, ring)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(Rung):
+            locker.lock(name, "test")
+        assert time.monotonic() - begun < PATIENCE
+        thread.join()
 
 
 def test_a_signal_ends_retries(server, locker, name, alarm):

@@ -80,7 +80,7 @@ def test_a_held_lock_is_not_had_without_blocking(locker, name):
         other = locker.lock(name, "test", blocking=False)
         assert not other.acquire(blocking=False)
         assert not other.try_acquire()
-        with pytest.raises(dlock.LockTimeoutError, match=name), other:
+        with pytest.raises(dlock.LockTimeoutError, match=f'lock "test:{name}": not free'), other:
             pytest.fail("held by two")
     assert other.try_acquire()
     assert not other.try_acquire(), "its own lock"
@@ -360,6 +360,10 @@ def test_bad_options_are_named(make, what):
         make()
 
 
+async def coroutine_function(_lock):
+    """Nobody would wait for it."""
+
+
 @pytest.mark.parametrize(
     "make, error, what",
     [
@@ -374,6 +378,11 @@ def test_bad_options_are_named(make, what):
         (lambda locker: locker.lock("n", "g").acquire_retry_backoff(1.0, 1), TypeError, "retries"),
         (lambda locker: locker.lock("n", "g").acquire_retry_backoff(1, -1), ValueError, "initial_backoff"),
         (lambda locker: locker.lock("n", "g").extend(timedelta(-1)), ValueError, "lease"),
+        (lambda locker: locker.lock("n", "g", timeout=float("nan")), ValueError, "timeout"),
+        (lambda locker: locker.lock("n", "g", timeout=-(10**400)), ValueError, "timeout"),
+        (lambda locker: locker.lock("n", "g", timeout=True), TypeError, "timeout"),
+        (lambda locker: locker.lock("n", "g", on_lost=5), TypeError, "on_lost"),
+        (lambda locker: locker.lock("n", "g", on_lost=coroutine_function), TypeError, "on_lost"),
     ],
 )
 def test_bad_arguments_are_named(locker, make, error, what):
@@ -382,7 +391,7 @@ def test_bad_arguments_are_named(locker, make, error, what):
 
 
 def test_long_timeouts_are_taken(locker, name):
-    for timeout in (1e30, float("inf"), timedelta.max, 10**12):
+    for timeout in (1e30, float("inf"), timedelta.max, 10**12, 10**400):
         lock = locker.lock(name, "test", timeout=timeout)
         with lock:
             assert lock.owned()

@@ -5,21 +5,26 @@ without a queue, connecting above all, is done by a few threads of the locker.
 """
 
 import asyncio
+import contextvars
+import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
 from . import _library
-from ._base import LockBase, LockerBase, check_waiting, numbers, warn_of
-from ._errors import DlockError, LockTimeoutError
-from ._library import Duration, Event, Events, Handle
+from ._base import LockBase, LockerBase, check_on_lost, check_waiting, numbers, tell_beside
+from ._errors import DlockError, LockTimeoutError, NotConnectedError
+from ._library import FOREVER, Duration, Event, Events, Handle, LockHandle
 from ._native import ffi, lib
+from ._threads import Threads
 
 # How long a cancelled task waits for the library to say that it has left the queue: it takes a round trip, which a silent
 # server does not complete.
 CANCEL_PATIENCE = 0.05
-# For what blocks: connecting, and setting a lease.
+# What an acquire with a shorter timeout than this many seconds may take to connect.
+CONNECT_PATIENCE = 1.0
+# For what blocks besides connecting: setting a lease.
 THREADS = 4
 
 
@@ -31,7 +36,8 @@ class AsyncLocker(LockerBase):
     def _begin(self) -> None:
         # A loop keeps its port alive until it is closed, or the locker is.
         self._ports: "weakref.WeakValueDictionary[int, Port]" = weakref.WeakValueDictionary()
-        self._threads = ThreadPoolExecutor(THREADS, "dlock-blocking")
+        self._opener = Opener()
+        self._threads = Threads(THREADS, "dlock-extend")
 
     def lock(
         self,
@@ -48,19 +54,19 @@ class AsyncLocker(LockerBase):
 
         `name` and `group` together name the lock: 1 to 512 bytes of UTF-8 without NUL each, and no ':' in the group.
         `blocking` and `timeout` are what `async with` gives to `acquire`; `lease` is that of this lock, at the cost of one more
-        round trip for an acquisition. `on_lost` is called with the lock, by the event loop that acquired it, when it is lost.
-        What it raises goes to the loop's exception handler.
+        round trip for an acquisition. `on_lost`, a plain function, is called with the lock when it is lost: by the event loop that
+        acquired it, in the context (`contextvars`) of the acquire. What it raises goes to the loop's exception handler.
         """
         check_waiting(blocking, timeout)
+        check_on_lost(on_lost)
         return AsyncLock(self, name, group, blocking, timeout, lease, on_lost)
 
     async def close(self) -> None:
         """Releases what is held and ends what waits, with `ClosedError`; takes at most one response timeout. Closing again does
         nothing. In a forked child it lets go of what is the parent's."""
-        closing = ThreadPoolExecutor(1, "dlock-closing")  # the others may all be connecting
+        closing = ThreadPoolExecutor(1, "dlock-closing")  # which the end of the interpreter waits for
         closed = asyncio.get_running_loop().run_in_executor(closing, self._close)
         closing.shutdown(wait=False)
-        self._threads.shutdown(wait=False)
         await closed
 
     async def __aenter__(self) -> "AsyncLocker":
@@ -71,8 +77,8 @@ class AsyncLocker(LockerBase):
 
     def _blocking(self, function: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
         """Calls what blocks, elsewhere."""
-        self._handle()  # a pool that is shut down, or has its threads in the parent, does not say so
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        self._handle()  # in a forked child the threads are the parent's
+        return asyncio.wrap_future(self._threads.call(function, *arguments))
 
     def _port(self) -> "Port":
         """That of the running loop."""
@@ -81,6 +87,30 @@ class AsyncLocker(LockerBase):
         if port is None or port.loop is not loop:
             port = self._ports[id(loop)] = Port(handle, loop)
         return port
+
+
+class Opener:
+    """Makes handles, in the order in which tasks ask for them, so that they come to the server in that order. Connects where there
+    is no connection."""
+
+    def __init__(self) -> None:
+        self._thread = Threads(1, "dlock-connect")
+        self._failed: Optional[Tuple[float, str]] = None
+
+    def open(self, locker: Handle, name: bytes, group: bytes) -> "Future[LockHandle]":
+        return self._thread.call(self._make, time.monotonic(), locker, name, group)
+
+    def _make(self, asked: float, locker: Handle, name: bytes, group: bytes) -> LockHandle:
+        """Where the last attempt to connect was begun after this one was asked for, and failed, that is the answer: those who
+        came together do not fail one after another."""
+        if self._failed is not None and self._failed[0] >= asked:
+            raise NotConnectedError(self._failed[1])
+        begun = time.monotonic()
+        try:
+            return _library.open_lock(locker, name, group)
+        except NotConnectedError as error:
+            self._failed = begun, error.message
+            raise
 
 
 def set_lease(lock: Handle, token: int, lease_ms: int, cancelled: List[bool]) -> None:
@@ -94,6 +124,12 @@ def set_lease(lock: Handle, token: int, lease_ms: int, cancelled: List[bool]) ->
     finally:
         if (cancelled or not done) and _library.token_or_zero(lock) == token:
             lib.dlock_lock_release(lock.pointer, ffi.NULL)
+
+
+def see(future: "asyncio.Future[Any]") -> None:
+    """asyncio complains of an exception that nobody looks at; where the task is cancelled, nobody does."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Operation:
@@ -128,7 +164,8 @@ class Port:
         self._operations: Dict[int, Operation] = {}
         self._watched: "weakref.WeakValueDictionary[int, AsyncLock]" = weakref.WeakValueDictionary()
         self._descriptor: int = lib.dlock_queue_fd(self._events.queue.pointer)
-        loop.add_reader(self._descriptor, self._read)
+        # Not in the context of the task that happens to be the first.
+        contextvars.Context().run(loop.add_reader, self._descriptor, self._read)
 
     def submit(self, function: Any, *arguments: Any) -> Operation:
         """Starts an operation."""
@@ -153,7 +190,7 @@ class Port:
             if event.kind == lib.DLOCK_EVENT_LOST:
                 lock = self._watched.get(event.user_data)
                 if lock is not None and lock._on_lost is not None:
-                    self.loop.call_soon(lock._on_lost, lock)
+                    self.loop.call_soon(lock._on_lost, lock, context=lock._context)
             else:
                 self._operations.pop(event.user_data).end(event)
 
@@ -190,6 +227,7 @@ class AsyncLock(LockBase):
         self._locker: AsyncLocker
         self._blocking, self._timeout = blocking, timeout
         self._on_lost = on_lost
+        self._context: Optional[contextvars.Context] = None
         self._watched_by: "Optional[weakref.ref[Port]]" = None
 
     @property
@@ -197,10 +235,18 @@ class AsyncLock(LockBase):
         """The owner id of this object, a random UUID: what `owner` tells while it holds the lock. None before its first use."""
         return None if self._native is None else _library.id_of(self._native)
 
-    async def _open(self) -> Port:
-        """Makes the handle at its first use, and returns the running loop's queue."""
+    async def _open(self, patience: Optional[float] = None) -> Port:
+        """Makes the handle at its first use, in so many seconds, and returns the running loop's queue."""
         if self._native is None:
-            made = await self._locker._blocking(_library.open_lock, self._locker._handle(), *self._names)
+            opening = asyncio.wrap_future(self._locker._opener.open(self._locker._handle(), *self._names))
+            try:
+                await asyncio.wait([opening], timeout=patience)
+            finally:
+                if not opening.cancel():
+                    see(opening)
+            if opening.cancelled():
+                raise NotConnectedError(f"{self._label()}: no connection to {self._locker._place} in {patience} s")
+            made = opening.result()
             if self._native is None:  # another task may have been first
                 self._native = made
         return self._locker._port()
@@ -210,8 +256,8 @@ class AsyncLock(LockBase):
     async def acquire(self, blocking: bool = True, timeout: Optional[Duration] = None) -> bool:
         """Acquires the lock, and returns whether it did. Without a timeout it waits as long as it takes, first come, first
         served; with one it returns False at most 50 ms after it, even where the server is silent (connecting, where there is
-        no connection yet, comes on top). With `blocking=False` it waits for one round trip, and returns False if somebody holds
-        the lock, this object included.
+        no connection yet, has a second in any case). With `blocking=False` it waits for one round trip, and returns False if
+        somebody holds the lock, this object included.
 
         Where the task is cancelled, the lock is not held, or its release is under way. Where the server is slow then, leaving the
         queue goes on by itself. Until that is done the object answers `BusyError`.
@@ -220,10 +266,21 @@ class AsyncLock(LockBase):
         `LockerError`, `AlreadyHeldError`, `LockCancelledError`, `ClosedError`, `BusyError`, `InvalidArgumentError`, `ForkedError`,
         `PanicError`.
         """
+        try:
+            return await self._acquire(blocking, timeout)
+        except LockTimeoutError:
+            return False
+
+    async def _acquire(self, blocking: bool, timeout: Optional[Duration]) -> bool:
         wait_ms = check_waiting(blocking, timeout)
-        port = await self._open()
         if not blocking:
-            return await self._acquire_by(port, lib.dlock_submit_try_acquire)
+            return await self._acquire_by(await self._open(), lib.dlock_submit_try_acquire)
+        if wait_ms == FOREVER:
+            port = await self._open()
+        else:
+            begun = time.monotonic()
+            port = await self._open(max(wait_ms / 1000, CONNECT_PATIENCE))
+            wait_ms = max(0, wait_ms - int((time.monotonic() - begun) * 1000))
         return await self._acquire_by(port, lib.dlock_submit_acquire, wait_ms)
 
     async def try_acquire(self) -> bool:
@@ -236,20 +293,23 @@ class AsyncLock(LockBase):
         retries = _library.integer("retries", retries, 2**32 - 1)
         backoff_ms = _library.milliseconds("initial_backoff", initial_backoff)
         port = await self._open()
-        return await self._acquire_by(port, lib.dlock_submit_acquire_retry_backoff, retries, backoff_ms)
+        try:
+            return await self._acquire_by(port, lib.dlock_submit_acquire_retry_backoff, retries, backoff_ms)
+        except LockTimeoutError:
+            return False
 
     async def _acquire_by(self, port: Port, submit: Any, *arguments: int) -> bool:
-        if self._on_lost is not None and (self._watched_by is None or self._watched_by() is not port):
-            port.watch(self)
-            self._watched_by = weakref.ref(port)
+        if self._on_lost is not None:
+            self._context = contextvars.copy_context()
+            if self._watched_by is None or self._watched_by() is not port:
+                port.watch(self)
+                self._watched_by = weakref.ref(port)
         operation = port.submit(submit, self._native, *arguments)
         try:
             event = await operation.outcome()
         except asyncio.CancelledError:
             await self._leave_queue(port, operation)
             raise
-        except LockTimeoutError:
-            return False
         acquired = event.flag or submit is not lib.dlock_submit_try_acquire
         if acquired and self._lease_ms is not None:
             await self._set_lease(port, self._lease_ms)
@@ -260,6 +320,7 @@ class AsyncLock(LockBase):
         cancelled: List[bool] = []
         token = _library.token_or_zero(self._native)
         setting = self._locker._blocking(set_lease, self._native, token, lease_ms, cancelled)
+        setting.add_done_callback(see)
         try:
             await asyncio.shield(setting)
         except asyncio.CancelledError:
@@ -274,7 +335,10 @@ class AsyncLock(LockBase):
             if event.status == _library.OK and _library.token_or_zero(self._native):
                 self._give_back(port)
 
-        _library.call(lib.dlock_lock_cancel, self._native)
+        try:
+            _library.call(lib.dlock_lock_cancel, self._native)
+        except DlockError:
+            pass  # closed meanwhile, and ended by that
         try:
             if operation.event is None:
                 operation.future = port.loop.create_future()
@@ -313,8 +377,8 @@ class AsyncLock(LockBase):
         await self._locker._blocking(_library.call, lib.dlock_lock_extend, self._native, lease_ms)
 
     async def __aenter__(self) -> "AsyncLock":
-        if not await self.acquire(self._blocking, self._timeout):
-            raise LockTimeoutError(f"{self._group}:{self._name}: somebody else holds the lock")
+        if not await self._acquire(self._blocking, self._timeout):
+            raise LockTimeoutError(f"{self._label()}: not free")
         return self
 
     async def __aexit__(
@@ -328,7 +392,7 @@ class AsyncLock(LockBase):
         except DlockError as error:
             if exception is None:
                 raise self._missed(error, lost) from None
-            warn_of(self._missed(error, lost))
+            tell_beside(exception, self._missed(error, lost))
 
     # --- asking the server ---
 

@@ -1,8 +1,10 @@
 """What lockers and locks of threads and of asyncio have in common: all that does not wait."""
 
 import atexit
+import inspect
 import itertools
 import os
+import sys
 import warnings
 import weakref
 from typing import Any, List, NoReturn, Optional
@@ -121,9 +123,13 @@ class LockBase:
     def group(self) -> str:
         return self._group
 
+    def _label(self) -> str:
+        """As the library's messages begin."""
+        return f'lock "{self._group}:{self._name}"'
+
     def _held_handle(self) -> Any:
         if self._native is None:
-            raise UnlockUnlockedError(f"{self._group}:{self._name}: this object never acquired the lock")
+            raise UnlockUnlockedError(f"{self._label()}: not held by this object")
         return self._native
 
     @property
@@ -154,7 +160,7 @@ class LockBase:
     def _missed(self, error: DlockError, lost: bool) -> DlockError:
         """What leaving a with block says where the release failed: that the lock was lost, if it was."""
         if lost or isinstance(error, (UnlockUnlockedError, NotOwnerError)):
-            return LockLostError(f"{self._group}:{self._name}: lost before it was released: {error}")
+            return LockLostError(f"{self._label()}: lost before it was released ({error})")
         return error
 
     def cancel(self) -> None:
@@ -178,6 +184,16 @@ def check_waiting(blocking: bool, timeout: Optional[Duration]) -> int:
     return _library.waiting(timeout) if blocking else 0
 
 
-def warn_of(error: DlockError) -> None:
+def check_on_lost(on_lost: Any) -> None:
+    """Now, and not when a lock is lost."""
+    if inspect.iscoroutinefunction(on_lost):
+        raise TypeError("on_lost: a function is wanted, not a coroutine function: nothing would wait for it; have it start a task")
+    if on_lost is not None and not callable(on_lost):
+        raise TypeError(f"on_lost: a function is wanted, not {type(on_lost).__name__}")
+
+
+def tell_beside(exception: BaseException, error: DlockError) -> None:
     """In the place of an exception that would hide the one that is under way."""
+    if sys.version_info >= (3, 11):
+        exception.add_note(f"dlock, on leaving the with block: {error}")
     warnings.warn(f"on leaving a with block by an exception: {error}", DlockWarning, stacklevel=3)

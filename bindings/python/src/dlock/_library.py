@@ -78,7 +78,7 @@ def milliseconds(parameter: str, value: Duration) -> int:
         value = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{parameter}: seconds or a timedelta are wanted, not {type(value).__name__}")
-    if math.isnan(value) or value < 0:
+    if not value >= 0:  # nor NaN
         raise InvalidArgumentError(f"{parameter}: {value} is not a duration")
     return FOREVER if value > FOREVER / 1000 else min(math.ceil(value * 1000), FOREVER)
 

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Callable, List, Optional, Type
 
 from . import _library
-from ._base import LockBase, LockerBase, check_waiting, numbers, warn_of
+from ._base import LockBase, LockerBase, check_on_lost, check_waiting, numbers, tell_beside
 from ._errors import DlockError, LockTimeoutError, error_of
-from ._library import FOREVER, Duration, Event, Events, Handle
+from ._library import FOREVER, Duration, Event, Events, Handle, LockHandle
 from ._native import ffi, lib
+from ._threads import call_apart
 
 
 class Locker(LockerBase):
@@ -26,6 +27,7 @@ class Locker(LockerBase):
 
     def _begin(self) -> None:
         self._idle: List[Events] = []
+        self._connected = False
         self._watcher: Optional[Watcher] = None
         self._watcher_made = threading.Lock()
 
@@ -45,11 +47,12 @@ class Locker(LockerBase):
         `name` and `group` together name the lock: 1 to 512 bytes of UTF-8 without NUL each, and no ':' in the group.
         `blocking` and `timeout` are what `with` gives to `acquire`; `lease` is that of this lock, at the cost of one more round
         trip for an acquisition. `on_lost` is called with the lock when it is lost, on a thread of its own that all locks of
-        the locker share: it should be short. What it raises goes to `threading.excepthook`.
+        the locker share: it should be short. What it raises goes to `threading.excepthook`; `SystemExit` ends nothing there.
 
         Raises `InvalidArgumentError`, `NotConnectedError`, `ClosedError`, `ForkedError`.
         """
         check_waiting(blocking, timeout)
+        check_on_lost(on_lost)
         lock = Lock(self, name, group, blocking, timeout, lease)
         if on_lost is not None:
             self._watch().add(lock, on_lost)
@@ -66,6 +69,15 @@ class Locker(LockerBase):
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+    def _open(self, name: bytes, group: bytes) -> LockHandle:
+        """On the main thread the connecting, which may take seconds, is done elsewhere, so that handlers of signals run."""
+        apart = not self._connected and on_main_thread()
+        self._connected = False
+        arguments = self._handle(), name, group
+        made: LockHandle = call_apart(_library.open_lock, *arguments) if apart else _library.open_lock(*arguments)
+        self._connected = True
+        return made
 
     def _watch(self) -> "Watcher":
         with self._watcher_made:
@@ -112,7 +124,7 @@ class Watcher:
         if lock is not None and lock._on_lost is not None:
             try:
                 lock._on_lost(lock)
-            except Exception:
+            except BaseException:
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
@@ -134,7 +146,7 @@ class Lock(LockBase):
         self._locker: Locker
         self._blocking, self._timeout = blocking, timeout
         self._on_lost: "Optional[Callable[[Lock], object]]" = None
-        self._native = _library.open_lock(locker._handle(), *self._names)
+        self._native = locker._open(*self._names)
 
     @property
     def id(self) -> str:
@@ -155,13 +167,14 @@ class Lock(LockBase):
         `LockerError`, `AlreadyHeldError`, `LockCancelledError`, `ClosedError`, `BusyError`, `InvalidArgumentError`, `ForkedError`,
         `PanicError`.
         """
-        wait_ms = check_waiting(blocking, timeout)
-        if not blocking:
-            return self._acquire_by(self._try)
         try:
-            return self._acquire_by(lambda: self._wait(wait_ms))
+            return self._acquire(blocking, timeout)
         except LockTimeoutError:
             return False
+
+    def _acquire(self, blocking: bool, timeout: Optional[Duration]) -> bool:
+        wait_ms = check_waiting(blocking, timeout)
+        return self._acquire_by((lambda: self._wait(wait_ms)) if blocking else self._try)
 
     def try_acquire(self) -> bool:
         """`acquire(blocking=False)`."""
@@ -257,8 +270,8 @@ class Lock(LockBase):
         _library.call(lib.dlock_lock_extend, self._native, _library.milliseconds("lease", lease))
 
     def __enter__(self) -> "Lock":
-        if not self.acquire(self._blocking, self._timeout):
-            raise LockTimeoutError(f"{self._group}:{self._name}: somebody else holds the lock")
+        if not self._acquire(self._blocking, self._timeout):
+            raise LockTimeoutError(f"{self._label()}: not free")
         return self
 
     def __exit__(
@@ -272,7 +285,7 @@ class Lock(LockBase):
         except DlockError as error:
             if exception is None:
                 raise self._missed(error, lost) from None
-            warn_of(self._missed(error, lost))
+            tell_beside(exception, self._missed(error, lost))
 
     # --- asking the server ---
 
