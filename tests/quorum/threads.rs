@@ -8,7 +8,8 @@ use dlock::store::Store;
 use dlock::store::quorum::QuorumStore;
 use dlock::store::redis::{Address, Config};
 
-use crate::world::{World, eventually};
+use crate::eventually::eventually;
+use crate::world::World;
 
 thread_local! {
     /// Are threads refused to this one?
