@@ -81,8 +81,6 @@ enum Purpose {
     Repair,
     /// Give up: what of a round comes to nothing, or what a server was not told in time.
     GiveUp,
-    /// The same at a server that does not count: its connection is to end.
-    Dismiss,
 }
 
 /// A request to one server, without an answer.
@@ -339,7 +337,6 @@ impl Votes {
                 }
             }
             Purpose::GiveUp => self.given_up(server, round, reply, request),
-            Purpose::Dismiss => self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() }),
         }
         if let Some(id) = round {
             self.judge(now, id);
@@ -391,7 +388,6 @@ impl Votes {
         let late = !self.rounds.contains_key(&id);
         let ledger = Arc::clone(&self.ledger);
         let Some(round) = self.round(id) else { return };
-        let back = Request { op: Op::Back, ..round.request.clone() };
         match reply {
             Reply::Taken { token } if token >= TOKEN_FLOOR => {
                 ledger.saw(token);
@@ -401,17 +397,14 @@ impl Votes {
                     self.undo_if_given_up(server, id);
                 }
             }
-            // No number, or one below the floor: the server has lost its data.
-            Reply::Taken { .. } => {
+            // No number, or one below the floor: the server has lost its data, and does not count for a lease, to which
+            // what it took is left: the attempt may go on, and so must not be given back anywhere (rule Q5).
+            Reply::Taken { .. } | Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
                 round.set_vote(server, Vote::Absent);
-                self.ask(server, Some(id), Purpose::Dismiss, back);
+                self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() });
             }
             Reply::TakenUndrawn { error } => {
                 round.set_vote(server, Vote::Failed(error));
-                self.ask(server, Some(id), Purpose::Dismiss, back);
-            }
-            Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
-                round.set_vote(server, Vote::Absent);
                 self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() });
             }
             Reply::Again => {

@@ -234,17 +234,19 @@ fn too_few_answers_are_an_error_of_the_class_that_most_have() {
 }
 
 #[test]
-fn a_number_below_the_floor_is_no_vote_and_is_given_back_and_the_server_dropped() {
-    let mut link = Link::new();
-    link.start(TRY);
-    link.answer(0, taken(1));
-    assert_eq!(link.asked(), [(1, TRY), (2, TRY), (0, BACK)]);
-    link.answer(1, taken(N));
-    assert_eq!(link.replies, []);
-    link.answer(0, RELEASED);
-    assert_eq!(link.dropped, [0]);
-    link.answer(2, taken(N));
-    assert_eq!(link.replies, [taken(N)]);
+fn a_number_below_the_floor_or_none_is_no_vote_and_the_server_is_dropped() {
+    let undrawn = ServerError { class: ErrorClass::Report, text: "no".into() };
+    for low in [taken(1), held(1, 9), Reply::TakenUndrawn { error: undrawn }] {
+        let mut link = Link::new();
+        link.start(TRY);
+        link.answer(0, low);
+        assert_eq!(link.dropped, [0]);
+        assert_eq!(link.asked(), [(1, TRY), (2, TRY)], "an attempt that may go on is not given back (rule Q5)");
+        link.answer(1, taken(N));
+        assert_eq!(link.replies, []);
+        link.answer(2, taken(N));
+        assert_eq!(link.replies, [taken(N)]);
+    }
 }
 
 #[test]
