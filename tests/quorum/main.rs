@@ -11,3 +11,4 @@ mod faults;
 mod forked;
 mod healthy;
 mod membership;
+mod scripts;

@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn with_fewer_others_that_count_all_must_answer_and_have_their_delay_behind_them() {
         let (counting, mine) = (counts(7, LEASE_MS), lost(DELAY_MS, 1));
-        assert_eq!(admission(&mine, &[counting.clone()], 3), Err(NotYet::TooFew));
+        assert_eq!(admission(&mine, std::slice::from_ref(&counting), 3), Err(NotYet::TooFew));
         let others = |age_ms| [counting.clone(), Look { counter: 99, ..lost(age_ms, 2) }];
         assert_eq!(admission(&mine, &others(DELAY_MS - 7), 3), Err(NotYet::For(7)));
         assert_eq!(admission(&lost(DELAY_MS - 7, 1), &others(DELAY_MS), 3), Err(NotYet::For(7)));

@@ -284,10 +284,10 @@ impl Votes {
     /// The try that precedes a join without a place has not taken the lock: the join itself, under the same attempt. What the
     /// try took at some servers is found by it.
     fn queue_up(&mut self, id: RequestId) {
-        let place = self.ledger.place();
+        let place = self.ledger.place(); // behind all numbers that the votes carried
         let Some(round) = self.rounds.get_mut(&id) else { return };
         let Op::Join { lease_ms, queue, .. } = round.request.op else { return };
-        round.request.op = Op::Join { lease_ms, place: place.max(round.place()), queue };
+        round.request.op = Op::Join { lease_ms, place, queue };
         round.draws = false;
         round.votes.fill(Vote::Absent);
         round.confirmations.fill(Confirmation::None);
