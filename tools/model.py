@@ -22,15 +22,18 @@ RUNS = [("one_waiter", "F0 ", False, 0), ("one_waiter", "R0", False, 0), ("one_w
         ("one_waiter", "L6", True, 0), ("one_waiter", "L7", True, 0), ("one_waiter", "RL", True, 0), ("many_waiters", "P fixed", False, 0)]
 RUNS += [("quorum", name, False, 0) for name in ("S 2 clients, no fault", "S 2 clients, conn", "S 2 clients, restart, conn", "S 2 clients, flush",
                                                  "S 2 clients, queue, no fault", "S 2 clients, queue, restart", "P still, 2 clients",
-                                                 "P 2 clients, crash", "J uneven, 2 clients, 2 jumps")]
+                                                 "P 2 clients, crash", "J uneven, 2 clients, 2 jumps", "Q, no fault", "Q straight, no fault",
+                                                 "Q, restart", "O", "D new, flush", "D new, all restart", "D old data", "D old delay")]
 RUNS += [("quorum", name, False, 500000) for name in ("S 2 clients, slow", "S 2 clients, crash", "S 2 clients, dead", "S 2 clients, renew",
                                                       "S 2 clients, queue, conn", "S 2 clients, 2 restarts", "S uneven, 2 clients, restart",
                                                       "S 2 clients twice, restart", "S 3 clients, no fault", "P 2 clients, restart",
-                                                      "P 2 clients, dead", "P 2 clients, renew", "J 3 clients")]
+                                                      "P 2 clients, dead", "P 2 clients, renew", "J 3 clients", "Q, slow", "Q, conn",
+                                                      "Q straight, slow", "Q straight, conn", "S places", "D new, restart", "D new, 2")]
 RUNS += [("quorum", f"B {name}", True, states) for name, states in (
     ("Minority", 0), ("FromReply", 0), ("OneServer", 0), ("NoConfirm", 0), ("ConfirmNotMine", 0), ("NoDelay", 0), ("RenewMinority", 0),
-    ("NoGiveBack", 0), ("NoWake", 0), ("HigherCounted", 0), ("NoFloor", 100000), ("ReleaseAll", 150000), ("SameAttempt", 300000), ("EarlyFloor", 1000000),
-    ("OldReplies", 2000000))]
+    ("NoGiveBack", 0), ("NoWake", 0), ("HigherCounted", 0), ("NoLift", 0), ("EarlyWake", 0), ("OldCounts", 0), ("OldDelay", 0),
+    ("FreshAlone", 0), ("FreshByTime", 0), ("UptimeAhead", 0), ("NoFloor", 100000), ("OldReplies", 100000), ("ReleaseAll", 150000),
+    ("SameAttempt", 300000), ("EarlyFloor", 1000000))]
 RUNS += [("replica", name, False, 0) for name in ("C 2 clients", "C 3 clients", "T counter", "T 3 clients")]
 RUNS += [("replica", name, True, states) for name, states in (
     ("A asynchronous", 0), ("B NoWait", 0), ("B RenewUncounted", 0), ("B NoLife", 0), ("B ClockAlways", 0), ("B MessageCounts", 100000),

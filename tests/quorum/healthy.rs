@@ -68,3 +68,28 @@ fn waiters_are_served_in_the_order_of_their_arrival() {
     });
     assert_eq!(*order.lock().unwrap(), Vec::from_iter(0..8));
 }
+
+/// However far the counters are apart: who comes later gets a place behind those who wait.
+#[test]
+fn a_waiter_brings_the_counters_of_all_servers_to_its_place() {
+    let world = World::new(3, 1_000);
+    let (one, two) = (world.locker(), world.locker());
+    let (holder, waiter) = (world.handle(&one), world.handle(&two));
+    holder.acquire().unwrap();
+    eventually("all servers count", || (0..3).all(|server| world.counts(server)));
+    let ahead = holder.fencing_token().unwrap() + 1_000_000_000_000;
+    // Whichever majority answers its try, one of these is among it.
+    world.servers[..2].iter().for_each(|server| server.cmd::<()>(&["SET", ":dlock:fence", &ahead.to_string()]));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| waiter.acquire());
+        eventually("it is queued everywhere", || (0..3).all(|server| world.queued(server) == 1));
+        for server in &world.servers {
+            let counter: u64 = server.cmd(&["GET", ":dlock:fence"]);
+            assert!(counter > ahead, "{counter} at {}", server.port());
+        }
+        holder.release().unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(waiter.fencing_token().unwrap() > ahead);
+    waiter.release().unwrap();
+}

@@ -14,4 +14,5 @@ mod faults;
 mod forked;
 mod healthy;
 mod membership;
+mod scripts;
 mod threads;

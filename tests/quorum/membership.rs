@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use dlock::Status;
 
 use crate::eventually::{PATIENCE, eventually};
+use crate::redis_server::RedisServer;
 use crate::world::World;
 
 /// A whole lease, as long as a server that lost its data must keep out.
@@ -176,6 +177,40 @@ fn the_documented_rights_are_enough_and_each_is_needed() {
         let Err(error) = locker.lock("n", "billing") else { panic!("connected without {right}") };
         assert!(error.status == Status::NotConnected && error.message.contains(named), "without {right}: {error}");
     }
+}
+
+#[test]
+fn a_new_server_says_that_it_is_younger_than_it_is_and_never_older() {
+    let begun = Instant::now();
+    let server = RedisServer::start(&[]);
+    let look = include_str!("../../src/store/redis/scripts/look.lua");
+    let mut ages = Vec::new();
+    // The server counts whole seconds of its clock: in some of this time it is nearly one ahead.
+    while begun.elapsed() < Duration::from_millis(2_500) {
+        let answer: Vec<i64> = server.cmd(&["EVAL", look, "2", ":dlock:fence", ":dlock:quorum", "1000"]);
+        let (age, most) = (answer[5], begun.elapsed().as_millis() as i64);
+        assert!((0..=most).contains(&age), "{age} ms, {most} ms after it was started");
+        ages.push(age);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(ages.last().is_some_and(|age| *age >= 1_000), "{ages:?}");
+}
+
+#[test]
+fn one_of_new_servers_that_is_flushed_is_not_taken_for_one_of_which_nothing_was_known() {
+    let world = World::new(3, 2_000);
+    let (one, two) = (world.locker(), world.locker());
+    let (held, other) = (world.handle(&one), world.handle(&two));
+    held.acquire().unwrap();
+    // New servers are let in until a majority counts, and the third as well where it was looked at at the same time.
+    let counting: Vec<usize> = (0..3).filter(|&server| world.counts(server)).collect();
+    assert!(counting.len() >= 2, "{counting:?}");
+    counting[1..].iter().for_each(|&server| world.servers[server].cmd::<()>(&["FLUSHALL"]));
+    eventually("the other gets it", || other.try_acquire().unwrap_or(false));
+    let left = held.remaining_ms();
+    assert!(left.is_err(), "two holders: {left:?} ms are left to the first");
+    assert!(other.remaining_ms().unwrap() > 0);
+    other.release().unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::admission::{NotYet, admission};
 use super::ledger::Ledger;
 use crate::descriptors::{Descriptors, Signal};
 use crate::store::redis::{Admission, Look, RedisStore};
@@ -224,40 +225,15 @@ impl Shared {
     /// With what a server that lost its data may count again; `Err`: not yet. `mine` was seen before the others are read.
     fn admission(self: &Arc<Self>, server: usize, mine: Look) -> Result<Admission, Failure> {
         let others = self.look_at_others(server);
-        let counting: Vec<&Look> = others.iter().filter(|look| look.counts).collect();
-        let longest = |looks: &mut dyn Iterator<Item = u64>| looks.max().unwrap_or(0).max(mine.lease_ms);
-        let not_yet = |missing: u64| {
-            Err(self.does_not_count(server, "is new or lost its data", Some(Duration::from_millis(missing))))
-        };
-        if counting.len() >= self.majority {
-            let lease_ms = longest(&mut counting.iter().map(|look| look.lease_ms));
-            let delay_ms = delay_ms(lease_ms);
-            if mine.age_ms < delay_ms {
-                return not_yet(delay_ms - mine.age_ms);
+        admission(&mine, &others, self.members.len()).map_err(|not_yet| match not_yet {
+            NotYet::For(missing_ms) => {
+                let missing = Duration::from_millis(missing_ms);
+                self.does_not_count(server, "is new or lost its data", Some(missing))
             }
-            let counter = counting.iter().map(|look| look.counter).max().unwrap_or(0);
-            return Ok(Admission { counter, since: mine.since, delay_ms, lease_ms, fresh: false });
-        }
-        if others.len() + 1 < self.members.len() {
-            return Err(self.does_not_count(
-                server,
-                "is new or lost its data, too few others count to let it in,",
-                None,
-            ));
-        }
-        // More than a minority is to be let in: all must have their delay behind them.
-        let lease_ms = longest(&mut others.iter().map(|look| look.lease_ms));
-        let delay_ms = delay_ms(lease_ms);
-        let all = || others.iter().chain([&mine]);
-        let fresh = all().all(|look| look.fresh_ms.is_some_and(|ms| !look.counts || ms < delay_ms));
-        let age = |look: &Look| if fresh { look.age_ms.max(look.fresh_ms.unwrap_or(0)) } else { look.age_ms };
-        let youngest = all().filter(|look| !look.counts).map(age).min().unwrap_or(delay_ms);
-        if youngest < delay_ms {
-            return not_yet(delay_ms - youngest);
-        }
-        let counter = all().map(|look| look.counter).max().unwrap_or(0);
-        // Where the process is older than what is known of it, the delay has run on the former.
-        Ok(Admission { counter, since: mine.since, delay_ms: delay_ms.min(mine.age_ms), lease_ms, fresh })
+            NotYet::TooFew => {
+                self.does_not_count(server, "is new or lost its data, too few others count to let it in,", None)
+            }
+        })
     }
 
     /// What the other servers say of themselves: all, or a majority that counts. Without those that cannot be asked.
@@ -283,11 +259,6 @@ impl Shared {
         }
         looks
     }
-}
-
-/// Until when no lease is left that a server gave before it lost its data.
-fn delay_ms(lease_ms: u64) -> u64 {
-    lease_ms + lease_ms.div_ceil(100) + 10
 }
 
 fn spawn(keeping: &mut Keeping, body: impl FnOnce() + Send + 'static) -> bool {

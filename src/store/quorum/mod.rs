@@ -1,9 +1,10 @@
 //! Locks on a quorum of independent servers: the store that asks them all and goes by the majority (`docs/quorum.md`).
 //!
 //! [`votes`] and [`messages`] are what the servers' answers come to, without I/O; [`connection`] and [`subscription`] carry
-//! them; [`keeper`] connects what is missing, and lets servers that lost their data count again; [`ledger`] is what all
-//! links know in common. Each server is reached by [`redis`](super::redis).
+//! them; [`keeper`] connects what is missing, and lets servers that lost their data count again, when [`admission`] says so;
+//! [`ledger`] is what all links know in common. Each server is reached by [`redis`](super::redis).
 
+mod admission;
 mod connection;
 mod keeper;
 pub mod ledger;

@@ -79,8 +79,6 @@ enum Purpose {
     Repair,
     /// Give up: what of a round comes to nothing, or what a server was not told in time.
     GiveUp,
-    /// The same at a server that does not count: its connection is to end.
-    Dismiss,
 }
 
 /// A request to one server, without an answer.
@@ -284,10 +282,10 @@ impl Votes {
     /// The try that precedes a join without a place has not taken the lock: the join itself, under the same attempt. What the
     /// try took at some servers is found by it.
     fn queue_up(&mut self, id: RequestId) {
-        let place = self.ledger.place();
+        let place = self.ledger.place(); // behind all numbers that the votes carried
         let Some(round) = self.rounds.get_mut(&id) else { return };
         let Op::Join { lease_ms, queue, .. } = round.request.op else { return };
-        round.request.op = Op::Join { lease_ms, place: place.max(round.place()), queue };
+        round.request.op = Op::Join { lease_ms, place, queue };
         round.draws = false;
         round.votes.fill(Vote::Absent);
         round.confirmations.fill(Confirmation::None);
@@ -337,7 +335,6 @@ impl Votes {
                 }
             }
             Purpose::GiveUp => self.given_up(server, round, reply, request),
-            Purpose::Dismiss => self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() }),
         }
         if let Some(id) = round {
             self.judge(now, id);
@@ -389,7 +386,6 @@ impl Votes {
         let late = !self.rounds.contains_key(&id);
         let ledger = Arc::clone(&self.ledger);
         let Some(round) = self.round(id) else { return };
-        let back = Request { op: Op::Back, ..round.request.clone() };
         match reply {
             Reply::Taken { token } if token >= TOKEN_FLOOR => {
                 ledger.saw(token);
@@ -399,17 +395,14 @@ impl Votes {
                     self.undo_if_given_up(server, id);
                 }
             }
-            // No number, or one below the floor: the server has lost its data.
-            Reply::Taken { .. } => {
+            // No number, or one below the floor: the server has lost its data, and does not count for a lease, to which
+            // what it took is left: the attempt may go on, and so must not be given back anywhere (rule Q5).
+            Reply::Taken { .. } | Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
                 round.set_vote(server, Vote::Absent);
-                self.ask(server, Some(id), Purpose::Dismiss, back);
+                self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() });
             }
             Reply::TakenUndrawn { error } => {
                 round.set_vote(server, Vote::Failed(error));
-                self.ask(server, Some(id), Purpose::Dismiss, back);
-            }
-            Reply::Held { place: 1..TOKEN_FLOOR, .. } => {
-                round.set_vote(server, Vote::Absent);
                 self.out.push_back(Out::Drop { server, why: LOST_ITS_DATA.to_owned() });
             }
             Reply::Again => {

@@ -234,17 +234,19 @@ fn too_few_answers_are_an_error_of_the_class_that_most_have() {
 }
 
 #[test]
-fn a_number_below_the_floor_is_no_vote_and_is_given_back_and_the_server_dropped() {
-    let mut link = Link::new();
-    link.start(TRY);
-    link.answer(0, taken(1));
-    assert_eq!(link.asked(), [(1, TRY), (2, TRY), (0, BACK)]);
-    link.answer(1, taken(N));
-    assert_eq!(link.replies, []);
-    link.answer(0, RELEASED);
-    assert_eq!(link.dropped, [0]);
-    link.answer(2, taken(N));
-    assert_eq!(link.replies, [taken(N)]);
+fn a_number_below_the_floor_or_none_is_no_vote_and_the_server_is_dropped() {
+    let undrawn = ServerError { class: ErrorClass::Report, text: "no".into() };
+    for low in [taken(1), held(1, 9), Reply::TakenUndrawn { error: undrawn }] {
+        let mut link = Link::new();
+        link.start(TRY);
+        link.answer(0, low);
+        assert_eq!(link.dropped, [0]);
+        assert_eq!(link.asked(), [(1, TRY), (2, TRY)], "an attempt that may go on is not given back (rule Q5)");
+        link.answer(1, taken(N));
+        assert_eq!(link.replies, []);
+        link.answer(2, taken(N));
+        assert_eq!(link.replies, [taken(N)]);
+    }
 }
 
 #[test]
@@ -302,6 +304,7 @@ fn where_votes_differ_the_rest_is_waited_for_but_not_long_and_the_next_time_not_
     link.votes.tick(due);
     link.gather();
     assert_eq!(link.replies, [Reply::GivenBack { place: N }]);
+    assert_eq!(link.asked(), [(2, JOIN), (0, BACK), (1, BACK), (2, BACK)], "also by the slow one, behind the join");
     link.start(JOIN);
     for (server, reply) in [(0, RELEASED), (0, taken(N + 1)), (1, NOBODY), (1, held(0, 9))] {
         link.answer(server, reply);
@@ -394,11 +397,101 @@ fn a_join_without_a_place_draws_one_by_a_try_that_may_take_the_lock() {
     let [.., (_, _, Op::Join { place, queue: true, .. })] = link.sent[..] else { panic!("{:?}", link.sent) };
     assert!(place > N + 9, "{place}");
     link.answer(2, taken(N + 8));
+    link.answer(2, taken(N + 20));
     assert_eq!(link.replies, [], "what the try took does not count for the join");
-    (0..2).for_each(|server| _ = link.answer(server, taken(N + 20)));
+    link.answer(0, taken(N + 20));
     assert_eq!(link.replies, [taken(N + 20)]);
     let mut link = Link::new();
     link.start(join(0));
     (0..2).for_each(|server| _ = link.answer(server, taken(N)));
     assert_eq!(link.replies, [taken(N)]);
+    // One whose token cannot be confirmed has not taken it either.
+    let mut link = Link::new();
+    link.start(join(0));
+    link.answer(0, taken(N));
+    link.answer(1, taken(N + 5));
+    link.answer(2, held(N + 9, 0));
+    assert_eq!(link.answer(0, NOBODY), Op::Confirm { token: N + 5 });
+    assert_eq!(link.replies, []);
+    assert!(matches!(link.asked()[..], [(0, Op::Join { .. }), (1, Op::Join { .. }), (2, Op::Join { .. })]));
+}
+
+#[test]
+fn a_leave_that_takes_too_little_gives_it_up() {
+    let (reply, asked) = merged(LEAVE, [Some(taken(N)), Some(NOBODY), Some(NOBODY)]);
+    assert_eq!(reply, Some(NOBODY));
+    assert_eq!(asked, to_all(RELEASE));
+}
+
+#[test]
+fn what_is_given_up_is_repeated_while_the_server_says_again_and_wakes_whom_it_names() {
+    let mut link = Link::new();
+    link.start(TRY);
+    [taken(N), held(N, 9), held(N, 9)]
+        .into_iter()
+        .enumerate()
+        .for_each(|(server, reply)| _ = link.answer(server, reply));
+    assert_eq!(link.asked(), to_all(RELEASE));
+    link.answer(0, Reply::Again);
+    assert_eq!(link.asked(), [(1, RELEASE), (2, RELEASE), (0, RELEASE)]);
+    link.answer(0, Reply::Released { next: Some(HandOff { acquisition: who(2), token: N }) });
+    assert_eq!(link.woken, [who(2)]);
+}
+
+#[test]
+fn a_server_that_queued_or_took_late_what_was_given_up_on_another_link_is_undone() {
+    let ledger = Arc::new(Ledger::new(3, LEASE_MS));
+    for (given_up_by, late) in [(RELEASE, queued(9, 1)), (RELEASE, taken(N)), (JOIN, taken(N))] {
+        let (mut one, mut other) = (Link::with(&ledger), Link::with(&ledger));
+        one.start(JOIN);
+        (0..2).for_each(|server| _ = one.answer(server, queued(9, 1)));
+        other.start(given_up_by);
+        if given_up_by == JOIN {
+            other.answer(0, taken(N));
+            (1..3).for_each(|server| _ = other.answer(server, queued(9, 1)));
+        }
+        one.answer(2, late);
+        assert_eq!(one.asked(), [(2, BACK)]);
+    }
+}
+
+#[test]
+fn a_renewal_repairs_also_what_is_found_missing_late_and_nothing_that_is_being_released() {
+    let repair = Op::Join { lease_ms: LEASE_MS, place: 0, queue: false };
+    let ledger = Arc::new(Ledger::new(3, LEASE_MS));
+    let (mut link, mut other) = (Link::with(&ledger), Link::with(&ledger));
+    let renewed = || Reply::Renewed { remaining_ms: 50 };
+    for released in [false, true] {
+        link.start(RENEW);
+        (0..2).for_each(|server| _ = link.answer(server, renewed()));
+        if released {
+            other.start(RELEASE);
+        }
+        link.answer(2, NOBODY);
+        assert_eq!(link.asked(), if released { vec![] } else { vec![(2, repair)] });
+        if !released {
+            link.answer(2, taken(N));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_says_that_it_does_not_count_is_dropped_and_told_again_what_it_was_to_give_up() {
+    let mut link = Link::new();
+    link.start(RELEASE);
+    link.answer(0, error(ErrorClass::Reconnect));
+    assert_eq!(link.dropped, [0]);
+    link.lost(0);
+    link.votes.joined(20, 0);
+    link.gather();
+    assert_eq!(link.asked(), [(1, RELEASE), (2, RELEASE), (0, RELEASE)]);
+}
+
+#[test]
+fn a_longer_lease_is_told_to_servers_that_are_connected_from_then_on() {
+    let ledger = Arc::new(Ledger::new(3, LEASE_MS));
+    Link::with(&ledger).start(Op::Renew { lease_ms: 2 * LEASE_MS });
+    assert_eq!(ledger.lease_ms(), 2 * LEASE_MS);
+    Link::with(&ledger).start(RENEW);
+    assert_eq!(ledger.lease_ms(), 2 * LEASE_MS);
 }

@@ -8,7 +8,7 @@ use super::{Config, RedisStore, handshake};
 use crate::store::{Connection, Unreachable};
 
 /// What a server says of its membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Does it count?
     pub counts: bool,
@@ -22,10 +22,12 @@ pub struct Look {
     pub since: u64,
     /// Where nothing was known of it: the age of its process, in milliseconds; or since when it counts.
     pub fresh_ms: Option<u64>,
+    /// Where it was let in as new: [`Look::since`] of those that did not count then.
+    pub beside: Vec<u64>,
 }
 
 /// What a server is let in again with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// The largest counter of the others.
     pub counter: u64,
@@ -35,8 +37,8 @@ pub struct Admission {
     pub delay_ms: u64,
     /// The longest lease in use, in milliseconds.
     pub lease_ms: u64,
-    /// Nothing was known of it, nor of the others.
-    pub fresh: bool,
+    /// Nothing was known of it, nor of the others: [`Look::since`] of those that do not count.
+    pub fresh: Option<Vec<u64>>,
 }
 
 impl RedisStore {
@@ -50,17 +52,18 @@ impl RedisStore {
     pub(in crate::store) fn connect_member(&self, lease_ms: u64) -> Result<(Box<dyn Connection>, Look), Unreachable> {
         let script = &self.scripts.quorum.as_ref().expect("a server of a quorum").look;
         let (stream, answer) = handshake::for_member(&self.site, &self.scripts, script, &[lease_ms])?;
-        let &[counts, counter, lease_ms, age_ms, since, fresh_ms] = &answer[..] else {
+        let [counts, counter, lease_ms, age_ms, since, fresh_ms, beside @ ..] = &answer[..] else {
             return Err(Unreachable(format!("{}: the script about its membership answered nonsense", self.address)));
         };
-        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
+        let positive = |n: &i64| u64::try_from(*n).unwrap_or(0);
         let look = Look {
-            counts: counts == 1,
+            counts: *counts == 1,
             counter: positive(counter),
             lease_ms: positive(lease_ms),
             age_ms: positive(age_ms),
             since: positive(since),
-            fresh_ms: u64::try_from(fresh_ms).ok(),
+            fresh_ms: u64::try_from(*fresh_ms).ok(),
+            beside: beside.iter().map(positive).collect(),
         };
         Ok((self.connection(stream, self.reached()), look))
     }
@@ -68,7 +71,9 @@ impl RedisStore {
     /// Lets the server count. False: it has lost its data again meanwhile, or its delay is not over.
     pub(in crate::store) fn admit(&self, with: &Admission) -> Result<bool, Unreachable> {
         let script = &self.scripts.quorum.as_ref().expect("a server of a quorum").admit;
-        let arguments = [with.counter, with.since, with.delay_ms, with.lease_ms, u64::from(with.fresh)];
+        let mut arguments =
+            vec![with.counter, with.since, with.delay_ms, with.lease_ms, u64::from(with.fresh.is_some())];
+        arguments.extend(with.fresh.iter().flatten());
         let (_, answer) = handshake::for_member(&self.site, &self.scripts, script, &arguments)?;
         Ok(answer == [1])
     }
