@@ -1,9 +1,9 @@
 //! Locks on a cluster: each lock's keys are in one slot, and each step goes to the node that has it.
 //!
 //! [`map`] knows which node that is; [`connection`] routes requests, over one connection to each node in use; [`messages`]
-//! is subscribed at the nodes whose locks are waited for; [`Poller`](crate::descriptors::Poller) makes one descriptor of many. A node that ends takes
-//! its own requests with it and no others. Connections to nodes are made on threads of their own, so that none waits for
-//! another node.
+//! is subscribed at the nodes whose locks are waited for; [`Poller`](crate::descriptors::Poller) makes one descriptor of
+//! many. A node that ends takes its own requests with it and no others. Connections to nodes are made on threads of their
+//! own, so that none waits for another node.
 
 mod connection;
 #[cfg(any(test, feature = "fuzzing"))]
