@@ -1,8 +1,6 @@
 //! One server of a quorum: whether it counts, and its admission after it has lost its data (`docs/quorum.md`). Knows
 //! nothing of the other servers.
 
-use std::sync::atomic::Ordering;
-
 use super::scripts::Scripts;
 use super::{Config, RedisStore, handshake};
 use crate::store::{Connection, Unreachable};
@@ -71,10 +69,5 @@ impl RedisStore {
         let arguments = [with.counter, with.since, with.delay_ms, with.lease_ms, u64::from(with.fresh)];
         let (_, answer) = handshake::for_member(&self.site, &self.scripts, script, &arguments)?;
         Ok(answer == [1])
-    }
-
-    /// No more handshakes; those under way end soon.
-    pub(in crate::store) fn stop(&self) {
-        self.site.stopped.store(true, Ordering::Release);
     }
 }
