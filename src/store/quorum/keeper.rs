@@ -200,7 +200,7 @@ impl Shared {
     /// A connection to that server, which counts.
     fn connect(self: &Arc<Self>, server: usize) -> Result<Box<dyn Connection>, Failure> {
         let member = &self.members[server];
-        let (connection, look) = member.connect_member(self.ledger.lease_ms())?;
+        let (connection, look) = member.connect_member(self.ledger.lease_ms(), 0)?;
         if look.counts {
             self.ledger.saw(look.counter);
             return Ok(connection);
@@ -208,7 +208,7 @@ impl Shared {
         drop(connection);
         let admission = self.admission(server, look)?;
         member.admit(&admission)?;
-        match member.connect_member(self.ledger.lease_ms())? {
+        match member.connect_member(self.ledger.lease_ms(), 0)? {
             (connection, look) if look.counts => {
                 self.ledger.saw(look.counter);
                 Ok(connection)
@@ -229,7 +229,7 @@ impl Shared {
 
     /// With what a server that lost its data may count again; `Err`: not yet. `mine` was seen before the others are read.
     fn admission(self: &Arc<Self>, server: usize, mine: Look) -> Result<Admission, Failure> {
-        let others = self.look_at_others(server);
+        let others = self.look_at_others(server, mine.since);
         let counting: Vec<&Look> = others.iter().filter(|look| look.counts).collect();
         let longest = |looks: &mut dyn Iterator<Item = u64>| looks.max().unwrap_or(0).max(mine.lease_ms);
         let not_yet = |missing: u64| {
@@ -242,7 +242,7 @@ impl Shared {
                 return not_yet(delay_ms - mine.age_ms);
             }
             let counter = counting.iter().map(|look| look.counter).max().unwrap_or(0);
-            return Ok(Admission { counter, since: mine.since, delay_ms, lease_ms, fresh: false });
+            return Ok(Admission { counter, since: mine.since, delay_ms, lease_ms, fresh: false, with: Vec::new() });
         }
         if others.len() + 1 < self.members.len() {
             return Err(self.does_not_count(
@@ -255,7 +255,9 @@ impl Shared {
         let lease_ms = longest(&mut others.iter().map(|look| look.lease_ms));
         let delay_ms = delay_ms(lease_ms);
         let all = || others.iter().chain([&mine]);
-        let fresh = all().all(|look| look.fresh_ms.is_some_and(|ms| !look.counts || ms < delay_ms));
+        // Of one that counts, with which this one may have counted as well before it lost its data, something is known.
+        let is_fresh = |look: &Look| look.fresh_ms.is_some_and(|ms| !look.counts || (ms < delay_ms && look.knows));
+        let fresh = all().all(is_fresh);
         let age = |look: &Look| if fresh { look.age_ms.max(look.fresh_ms.unwrap_or(0)) } else { look.age_ms };
         let youngest = all().filter(|look| !look.counts).map(age).min().unwrap_or(delay_ms);
         if youngest < delay_ms {
@@ -263,17 +265,19 @@ impl Shared {
         }
         let counter = all().map(|look| look.counter).max().unwrap_or(0);
         // Where the process is older than what is known of it, the delay has run on the former.
-        Ok(Admission { counter, since: mine.since, delay_ms: delay_ms.min(mine.age_ms), lease_ms, fresh })
+        let with = all().filter(|look| !look.counts).map(|look| look.since).collect();
+        Ok(Admission { counter, since: mine.since, delay_ms: delay_ms.min(mine.age_ms), lease_ms, fresh, with })
     }
 
-    /// What the other servers say of themselves: all, or a majority that counts. Without those that cannot be asked.
-    fn look_at_others(self: &Arc<Self>, server: usize) -> Vec<Look> {
+    /// What the other servers say of themselves, and of one that does not count since then: all, or a majority that counts.
+    /// Without those that cannot be asked.
+    fn look_at_others(self: &Arc<Self>, server: usize, since: u64) -> Vec<Look> {
         let (send, answers) = channel();
         let mut asked = 0;
         for other in (0..self.members.len()).filter(|&other| other != server) {
             let (this, send) = (Arc::clone(self), send.clone());
             let look = move || {
-                let look = this.members[other].connect_member(this.ledger.lease_ms());
+                let look = this.members[other].connect_member(this.ledger.lease_ms(), since);
                 let _ = send.send(look.ok().map(|(_, look)| look));
             };
             asked += usize::from(spawn(&mut self.keeping(), look));

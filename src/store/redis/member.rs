@@ -20,10 +20,13 @@ pub struct Look {
     pub since: u64,
     /// Where nothing was known of it: the age of its process, in milliseconds; or since when it counts.
     pub fresh_ms: Option<u64>,
+    /// Where it counts as one of which nothing was known: did it do so when the server that asks did not count, and has not
+    /// since? Else that one may have counted with it, and lost its data.
+    pub knows: bool,
 }
 
 /// What a server is let in again with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// The largest counter of the others.
     pub counter: u64,
@@ -35,6 +38,8 @@ pub struct Admission {
     pub lease_ms: u64,
     /// Nothing was known of it, nor of the others.
     pub fresh: bool,
+    /// [`Look::since`] of all that did not count then.
+    pub with: Vec<u64>,
 }
 
 impl RedisStore {
@@ -43,12 +48,17 @@ impl RedisStore {
         Self::with_scripts(config, Scripts::of_quorum())
     }
 
-    /// Connects, and asks whether the server counts. `lease_ms`: the longest lease that this locker uses. Blocks as
+    /// Connects, and asks whether the server counts. `lease_ms`: the longest lease that this locker uses. `of`:
+    /// [`Look::since`] of the server on whose behalf this is asked, or 0. Blocks as
     /// [`connect`](crate::store::Store::connect) does.
-    pub(in crate::store) fn connect_member(&self, lease_ms: u64) -> Result<(Box<dyn Connection>, Look), Unreachable> {
+    pub(in crate::store) fn connect_member(
+        &self,
+        lease_ms: u64,
+        of: u64,
+    ) -> Result<(Box<dyn Connection>, Look), Unreachable> {
         let script = &self.scripts.quorum.as_ref().expect("a server of a quorum").look;
-        let (stream, answer) = handshake::for_member(&self.site, &self.scripts, script, &[lease_ms])?;
-        let &[counts, counter, lease_ms, age_ms, since, fresh_ms] = &answer[..] else {
+        let (stream, answer) = handshake::for_member(&self.site, &self.scripts, script, &[lease_ms, of])?;
+        let &[counts, counter, lease_ms, age_ms, since, fresh_ms, knows] = &answer[..] else {
             return Err(Unreachable(format!("{}: the script about its membership answered nonsense", self.address)));
         };
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
@@ -59,6 +69,7 @@ impl RedisStore {
             age_ms: positive(age_ms),
             since: positive(since),
             fresh_ms: u64::try_from(fresh_ms).ok(),
+            knows: knows == 1,
         };
         Ok((self.connection(stream, self.reached()), look))
     }
@@ -66,7 +77,8 @@ impl RedisStore {
     /// Lets the server count. False: it has lost its data again meanwhile, or its delay is not over.
     pub(in crate::store) fn admit(&self, with: &Admission) -> Result<bool, Unreachable> {
         let script = &self.scripts.quorum.as_ref().expect("a server of a quorum").admit;
-        let arguments = [with.counter, with.since, with.delay_ms, with.lease_ms, u64::from(with.fresh)];
+        let mut arguments = vec![with.counter, with.since, with.delay_ms, with.lease_ms, u64::from(with.fresh)];
+        arguments.extend(&with.with);
         let (_, answer) = handshake::for_member(&self.site, &self.scripts, script, &arguments)?;
         Ok(answer == [1])
     }
