@@ -36,6 +36,9 @@ RUNS += [("replica", name, True, states) for name, states in (
     ("A asynchronous", 0), ("B NoWait", 0), ("B RenewUncounted", 0), ("B NoLife", 0), ("B ClockAlways", 0), ("B MessageCounts", 100000),
     ("B JoinUnwritten", 300000))]
 
+RUNS += [("membership", "N 3 servers, no flush", False, 0), ("membership", "N 3 servers, a flush", False, 500000),
+         ("membership", "N 5 servers", False, 500000), ("membership", "B FreshForgotten", True, 1000000)]
+
 
 def main(arguments):
     states = arguments[0] if arguments else "3000000"
