@@ -391,3 +391,38 @@ fn no_error_shows_the_password_whatever_the_server_repeats() {
     println!("{refused} refusals in {:?}", begun.elapsed());
     assert!(begun.elapsed() < 6 * PATIENCE);
 }
+
+/// Where all servers are replaced by one that accepts and says nothing: is a locker freed that connects to it?
+#[track_caller]
+fn is_freed_while_it_connects(scheme: &str, mut servers: Vec<RedisServer>) {
+    let hosts: Vec<String> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    let mut options = options(&format!("{scheme}://{}", hosts.join(",")));
+    options.set_lease_ms(200).unwrap();
+    options.set_connect_timeout_ms(20_000).unwrap();
+    options.set_response_timeout_ms(20_000).unwrap();
+    let locker = Locker::new(&options).unwrap();
+    let one = lock(&locker, "n");
+    one.acquire().unwrap();
+    one.release().unwrap();
+    let replace = |server: &mut RedisServer| {
+        server.kill();
+        TcpListener::bind(("127.0.0.1", server.port())).expect("its port is free")
+    };
+    let silent: Vec<TcpListener> = servers.iter_mut().map(replace).collect();
+    one.acquire_timeout(300).expect_err("nobody is there to give it");
+    let begun = Instant::now();
+    drop((one, locker));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{scheme}: freed after {:?}", begun.elapsed());
+    drop(silent);
+}
+
+#[test]
+fn a_locker_is_freed_while_it_connects_to_servers_that_say_nothing() {
+    is_freed_while_it_connects("redis", vec![RedisServer::start(&[])]);
+    is_freed_while_it_connects("redis-quorum", (0..3).map(|_| RedisServer::start(&[])).collect());
+    let node = RedisServer::start(&["--cluster-enabled", "yes"]);
+    let slots: Vec<String> = (0..16_384).map(|slot| slot.to_string()).collect();
+    let _: () =
+        node.cmd(&[&["CLUSTER", "ADDSLOTS"], &slots.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+    is_freed_while_it_connects("redis-cluster", vec![node]);
+}

@@ -825,6 +825,7 @@ impl Driver {
     pub fn shut_down(self: &Arc<Self>) {
         let _ = self.close();
         self.stopped.store(true, Ordering::Release);
+        self.store.stop();
         self.wake.raise();
         loop {
             let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();

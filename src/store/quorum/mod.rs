@@ -93,6 +93,10 @@ impl Store for QuorumStore {
         self.shared.members.iter().flat_map(of).collect()
     }
 
+    fn stop(&self) {
+        self.shared.stop();
+    }
+
     fn take_descriptors_in_child(&self) -> Vec<RawFd> {
         let sockets = self.shared.members.iter().flat_map(|member| member.take_descriptors_in_child());
         sockets.chain(self.shared.descriptors.take_in_child()).collect()

@@ -1,8 +1,6 @@
 //! One server of a quorum: whether it counts, and its admission after it has lost its data (`docs/quorum.md`). Knows
 //! nothing of the other servers.
 
-use std::sync::atomic::Ordering;
-
 use super::scripts::Scripts;
 use super::{Config, RedisStore, handshake};
 use crate::store::{Connection, Unreachable};
@@ -76,10 +74,5 @@ impl RedisStore {
         arguments.extend(with.fresh.iter().flatten());
         let (_, answer) = handshake::for_member(&self.site, &self.scripts, script, &arguments)?;
         Ok(answer == [1])
-    }
-
-    /// No more handshakes; those under way end soon.
-    pub(in crate::store) fn stop(&self) {
-        self.site.stopped.store(true, Ordering::Release);
     }
 }

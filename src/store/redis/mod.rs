@@ -34,7 +34,7 @@ mod warnings;
 use std::fmt;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -303,6 +303,10 @@ impl Store for RedisStore {
 
     fn warnings(&self) -> Vec<String> {
         self.site.warnings.all()
+    }
+
+    fn stop(&self) {
+        self.site.stopped.store(true, Ordering::Release);
     }
 
     fn take_descriptors_in_child(&self) -> Vec<RawFd> {

@@ -11,6 +11,8 @@ const MAX_LINE: usize = 64 * 1024;
 /// arrays may nest.
 const MAX_ELEMENTS: usize = super::slot::SLOTS;
 const MAX_DEPTH: usize = 4;
+/// The most bytes of one reply that are gathered before it is whole: several times what `CLUSTER SLOTS` may take.
+const MAX_REPLY: usize = 16 << 20;
 
 /// Begins a command of `arguments` arguments, its name included.
 pub fn command(out: &mut Vec<u8>, arguments: usize) {
@@ -137,7 +139,10 @@ pub struct Malformed(pub &'static str);
 /// each byte, except in a line, which is bounded.
 pub fn parse(input: &[u8]) -> Result<Option<(Value<'_>, usize)>, Malformed> {
     let mut at = 0;
-    Ok(value(input, &mut at, 0)?.map(|value| (value, at)))
+    match value(input, &mut at, 0)? {
+        None if input.len() > MAX_REPLY => Err(Malformed("a reply without an end")),
+        value => Ok(value.map(|value| (value, at))),
+    }
 }
 
 fn value<'a>(input: &'a [u8], at: &mut usize, depth: usize) -> Result<Option<Value<'a>>, Malformed> {
@@ -283,5 +288,14 @@ mod tests {
         let mut endless = vec![b'a'; MAX_LINE + 1];
         endless[0] = b'+';
         assert!(parse(&endless).is_err());
+        // Each of its strings is short enough, and so is it; together they would be 16 GiB.
+        let mut large = b"*16384\r\n".to_vec();
+        while large.len() <= MAX_REPLY {
+            assert_eq!(parse(&large), Ok(None));
+            large.extend_from_slice(format!("${MAX_BULK}\r\n").as_bytes());
+            large.resize(large.len() + MAX_BULK, b'x');
+            large.extend_from_slice(b"\r\n");
+        }
+        assert!(parse(&large).is_err());
     }
 }

@@ -26,7 +26,7 @@ impl Stream {
         let socket = Socket::connect(&config.address, config.connect_timeout, &site.descriptors)?;
         let mut stream = Stream { socket, tls };
         if let Some(tls) = &mut stream.tls {
-            tls.shake_hands(&stream.socket, deadline, config.connect_timeout)?;
+            tls.shake_hands(&stream.socket, deadline, config.connect_timeout, &site.stopped)?;
         }
         Ok(stream)
     }

@@ -6,6 +6,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,8 +109,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// Until the other side has proved who it is, or the deadline, which is `timeout` after the beginning.
-    pub fn shake_hands(&mut self, socket: &Socket, deadline: Instant, timeout: Duration) -> Result<(), String> {
+    /// Until the other side has proved who it is, or the deadline, which is `timeout` after the beginning, or until `stopped`.
+    pub fn shake_hands(
+        &mut self,
+        socket: &Socket,
+        deadline: Instant,
+        timeout: Duration,
+        stopped: &AtomicBool,
+    ) -> Result<(), String> {
         let mut early = Vec::new();
         let broken = |text: String| format!("the TLS handshake failed: {text}");
         while self.inner.is_handshaking() || self.inner.wants_write() {
@@ -124,6 +131,7 @@ impl Session {
                     let ms = timeout.as_millis();
                     return Err(format!("no TLS handshake within {ms} ms; does the server speak TLS?"));
                 }
+                Ok(_) if stopped.load(Ordering::Acquire) => return Err("no longer wanted".to_owned()),
                 Ok(_) => {}
             }
         }

@@ -1,6 +1,7 @@
 //! In the place of `tls.rs` in a build without TLS: a session that cannot be.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::Tls;
@@ -27,7 +28,7 @@ impl Trust {
 }
 
 impl Session {
-    pub fn shake_hands(&mut self, _: &Socket, _: Instant, _: Duration) -> Result<(), String> {
+    pub fn shake_hands(&mut self, _: &Socket, _: Instant, _: Duration, _: &AtomicBool) -> Result<(), String> {
         match *self {}
     }
 

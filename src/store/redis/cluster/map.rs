@@ -2,7 +2,7 @@
 //! connections of one store; does no I/O.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::handshake::Floor;
@@ -39,6 +39,8 @@ const NOBODY: u64 = u16::MAX as u64;
 pub struct Map {
     config: Config,
     descriptors: Arc<Descriptors>,
+    /// Of all nodes' sites.
+    pub stopped: Arc<AtomicBool>,
     nodes: Mutex<Vec<Arc<Node>>>,
     /// For each slot its owner's number in the lowest bits, and above them how often that has changed.
     owners: Box<[AtomicU64]>,
@@ -52,8 +54,16 @@ impl Map {
     /// `config`: of all nodes alike, but for the address.
     pub fn new(config: Config, descriptors: Arc<Descriptors>) -> Self {
         let all = |value: u64| (0..SLOTS).map(|_| AtomicU64::new(value)).collect();
-        let (owners, highest) = (all(NOBODY), all(0));
-        Map { config, descriptors, nodes: Mutex::default(), owners, highest, replication_ids: Mutex::default() }
+        let (owners, highest, stopped) = (all(NOBODY), all(0), Arc::default());
+        Map {
+            config,
+            descriptors,
+            stopped,
+            nodes: Mutex::default(),
+            owners,
+            highest,
+            replication_ids: Mutex::default(),
+        }
     }
 
     fn nodes(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Node>>> {
@@ -70,7 +80,8 @@ impl Map {
             return None;
         }
         let config = Config { address: address.clone(), ..self.config.clone() };
-        let site = Site::new(config, Arc::clone(&self.descriptors));
+        let mut site = Site::new(config, Arc::clone(&self.descriptors));
+        site.stopped = Arc::clone(&self.stopped);
         let node = Arc::new(Node { index: nodes.len() as u16, site, text: address.to_string().into() });
         nodes.push(Arc::clone(&node));
         Some(node)

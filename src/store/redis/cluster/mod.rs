@@ -246,6 +246,10 @@ impl Store for ClusterStore {
         self.shared.map.warnings()
     }
 
+    fn stop(&self) {
+        self.shared.map.stopped.store(true, Ordering::Release);
+    }
+
     fn take_descriptors_in_child(&self) -> Vec<RawFd> {
         self.shared.descriptors.take_in_child().collect()
     }
