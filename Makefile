@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build install uninstall dist deb abi demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build install uninstall dist deb abi abidiff abidiff-prove demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,12 @@ deb: build ## Debian packages in target/dist/ (needs dpkg-dev)
 
 abi: build ## record what the library and its header have that packaging/ does not; fails where something is gone
 	@$(PYTHON) tools/package.py abi --update
+
+abidiff: ## compare the ABI with that of the revision BASE (the last tag), by abidiff; needs abigail-tools
+	@CARGO=$(CARGO) $(PYTHON) tools/abidiff.py $(BASE)
+
+abidiff-prove: ## does abidiff find changes that were made to be found, and pass those that are none?
+	@CARGO=$(CARGO) $(PYTHON) tools/abidiff.py --prove
 
 demo: build ## several processes and threads take turns on one lock, on a private server
 	@$(PYTHON) demo/demo.py
