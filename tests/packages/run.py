@@ -94,9 +94,10 @@ PROGRAMS = ("c-shared", "c-static", "cpp-shared", "cpp-static")
 
 
 def by_cmake():
-    """In a copy of the installation, at a path with a space."""
-    build, moved = directory(), directory() / "moved prefix"
-    shutil.copytree(prefix(), moved, symlinks=True)
+    """In a copy of the installation, at a path with a space, and by a link: on many systems /lib leads to /usr/lib."""
+    build, moved = directory(), directory() / "moved root"
+    shutil.copytree(prefix(), moved / "usr", symlinks=True)
+    (moved / "lib").symlink_to("usr/lib")
     if step("CMake finds dlock where it was moved to, and no version and no component that is not there",
             ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={moved}"]) is None:
         return
