@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target" / "abidiff"
 IGNORED = ROOT / "packaging" / "dlock.abignore"
+STANDS_IN = ("nothing was compared. What stands in are packaging/dlock.abi and packaging/dlock.symbols, with which `make abi` and "
+             "the tests compare")
 LOCK, ERROR, EVENT = (f"src/ffi/{name}.rs" for name in ("lock", "error", "event"))
 
 # For --prove: what is changed, is that a failure, and where: file, text, other text.
@@ -48,15 +50,19 @@ class Failed(Exception):
 
 
 def git(*words):
-    done = subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    except OSError as error:
+        raise Failed(f"git does not run: {error.strerror}") from error
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def base_of(arguments):
+    if not (ROOT / ".git").exists():
+        raise Failed("these sources are in no git repository, so there is no older revision to compare with; " + STANDS_IN)
     base = arguments[0] if arguments else git("describe", "--tags", "--abbrev=0")
     if base is None:
-        raise Failed("there is no tag to compare with yet: name a revision, BASE=<revision>. Nothing was compared; until then "
-                     "packaging/dlock.abi and packaging/dlock.symbols stand in, with which `make abi` and the tests compare")
+        raise Failed("there is no tag to compare with yet: name a revision, BASE=<revision>; " + STANDS_IN)
     if git("rev-parse", "--verify", "--quiet", f"{base}^{{commit}}") is None:
         raise Failed(f"BASE: there is no revision {base}")
     return base

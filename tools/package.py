@@ -181,7 +181,8 @@ def layout_of_environment():
 def dist(directory):
     """The sources as they are committed, and a tree that can be unpacked anywhere."""
     directory.mkdir(parents=True, exist_ok=True)
-    source, binary = directory / f"dlock-{VERSION}.tar.gz", directory / f"dlock-{VERSION}-{platform()}.tar.gz"
+    name = f"dlock-{VERSION}-{platform()}"
+    source, binary = directory / f"dlock-{VERSION}.tar.gz", directory / f"{name}.tar.gz"
     made = [binary]
     if (ROOT / ".git").exists():
         archive = output_of("git", "archive", "--format=tar", f"--prefix=dlock-{VERSION}/", "HEAD", cwd=ROOT).stdout
@@ -189,8 +190,7 @@ def dist(directory):
         made.append(source)
     else:
         print("no git repository: no tarball of the sources")
-    top = Path("/") / f"dlock-{VERSION}"
-    binary.write_bytes(gzip.compress(tar_of(Layout(top, movable=True, packed=True).files()), 6, mtime=0))
+    binary.write_bytes(gzip.compress(tar_of(Layout(Path("/") / name, movable=True, packed=True).files()), 6, mtime=0))
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(made))
     (directory / "SHA256SUMS").write_text(sums)
     print(*sorted(made), directory / "SHA256SUMS", sep="\n")

@@ -180,7 +180,7 @@ def tarball():
     report.line((out / "SHA256SUMS").read_text() == (again / "SHA256SUMS").read_text(), "the same files make the same tarballs")
     (binary,) = (path for path in out.glob("dlock-*-*.tar.gz"))
     step("the tarball can be unpacked", ["tar", "-xzf", binary, "-C", tree])
-    top = tree / f"dlock-{VERSION}"
+    top = tree / binary.name.removesuffix(".tar.gz")
     for source in out.glob(f"dlock-{VERSION}.tar.gz"):
         listing = run(["tar", "-tzf", source], 30)[1].splitlines()
         report.line({f"dlock-{VERSION}/Cargo.lock", f"dlock-{VERSION}/Makefile"} <= set(listing), "the sources are in a tarball")
