@@ -8,7 +8,8 @@ Knows where each file belongs, and nothing of what is in it.
     tools/package.py libs                   asks rustc what a static library needs besides, and notes it beside the library
     tools/package.py abi [--update]         does the library still have all that packaging/dlock.abi and dlock.symbols record?
 
-    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default target/release/
+    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default: where cargo puts them, target/release/ or as
+                              CARGO_TARGET_DIR and CARGO_BUILD_TARGET tell it
     DEBFULLNAME, DEBEMAIL     the maintainer that the Debian packages name
     SOURCE_DATE_EPOCH         the time that they are of; default: when CHANGELOG.md was changed
 """
@@ -27,7 +28,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release")
+# What is built for; empty: for this machine.
+TRIPLE = os.environ.get("CARGO_BUILD_TARGET", "")
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / TRIPLE / "release")
 PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE")
@@ -71,7 +74,8 @@ def native_libraries():
     note = LIBRARY / "native-static-libs"
     if not note.exists():
         with tempfile.TemporaryDirectory() as directory:
-            told = output_of("rustc", "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
+            target = ["--target", TRIPLE] if TRIPLE else []
+            told = output_of("rustc", *target, "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
                              Path(directory, "empty.a"), stdin=subprocess.DEVNULL).stderr.decode()
         note.write_text(re.search(r"native-static-libs: (.*)", told).group(1) + "\n")
     # The compiler adds the unwinder by itself: this one, or with -static, for which there is none of this name, the static one.

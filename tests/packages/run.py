@@ -158,6 +158,14 @@ def staged():
     text = (stage / "opt/e/lib/triplet/pkgconfig/dlock.pc").read_text()
     report.line((stage / "opt/e/lib/triplet/libdlock.so.0").exists() and "libdir=${prefix}/lib/triplet\n" in text,
                 "make install: a LIBDIR that is no absolute path is below PREFIX", text)
+    elsewhere = directory()
+    (elsewhere / "triple" / "release").mkdir(parents=True)
+    for name in ("libdlock.so", "libdlock.a", "native-static-libs"):
+        (elsewhere / "triple" / "release" / name).write_text("-lelsewhere\n")
+    step("make install of what cargo built elsewhere", package("install"), DESTDIR=stage, PREFIX="/opt/f", DLOCK_LIB_DIR="",
+         CARGO_TARGET_DIR=elsewhere, CARGO_BUILD_TARGET="triple")
+    text = (stage / "opt/f/lib/libdlock.so").read_bytes()[:20].decode(errors="replace")
+    report.line(text == "-lelsewhere\n", "make install: CARGO_TARGET_DIR and CARGO_BUILD_TARGET say where the libraries are", text)
     (local / "lib" / "other").write_text("")
     step("make uninstall needs no build", ["make", "-C", ROOT, "uninstall", f"DESTDIR={stage}"], DLOCK_LIB_DIR=stage)
     left = sorted(str(path.relative_to(local)) for path in local.rglob("*") if not path.is_dir())
