@@ -51,7 +51,7 @@ bench: build ## measure against hiredis, other lock libraries, and the floor of 
 soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
 	@$(PYTHON) tools/soak.py $(SECONDS)
 
-sanitize: build ## the C programs under ThreadSanitizer, AddressSanitizer and valgrind (needs nightly Rust, clang)
+sanitize: build ## the C programs under ThreadSanitizer (the C++ ones too), AddressSanitizer and valgrind (needs nightly Rust, clang)
 	@$(PYTHON) tools/sanitize.py
 
 fuzz: ## each target of fuzz/ for SECONDS seconds (60); needs nightly Rust and cargo-fuzz
