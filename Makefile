@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build install uninstall dist deb abi demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build install uninstall dist deb abi abidiff abidiff-prove demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,12 @@ deb: build ## Debian packages in target/dist/ (needs dpkg-dev)
 abi: build ## record what the library and its header have that packaging/ does not; fails where something is gone
 	@$(PYTHON) tools/package.py abi --update
 
+abidiff: ## compare the ABI with that of the revision BASE (the last tag), by abidiff; needs abigail-tools
+	@CARGO=$(CARGO) $(PYTHON) tools/abidiff.py $(BASE)
+
+abidiff-prove: ## does abidiff find changes that were made to be found, and pass those that are none?
+	@CARGO=$(CARGO) $(PYTHON) tools/abidiff.py --prove
+
 demo: build ## several processes and threads take turns on one lock, on a private server
 	@$(PYTHON) demo/demo.py
 
@@ -45,7 +51,7 @@ bench: build ## measure against hiredis, other lock libraries, and the floor of 
 soak: build ## stress and every kind of fault in turn, on every server, for SECONDS seconds (60)
 	@$(PYTHON) tools/soak.py $(SECONDS)
 
-sanitize: build ## the C programs under ThreadSanitizer, AddressSanitizer and valgrind (needs nightly Rust, clang)
+sanitize: build ## the C programs under ThreadSanitizer (the C++ ones too), AddressSanitizer and valgrind (needs nightly Rust, clang)
 	@$(PYTHON) tools/sanitize.py
 
 fuzz: ## each target of fuzz/ for SECONDS seconds (60); needs nightly Rust and cargo-fuzz

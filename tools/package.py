@@ -8,7 +8,8 @@ Knows where each file belongs, and nothing of what is in it.
     tools/package.py libs                   asks rustc what a static library needs besides, and notes it beside the library
     tools/package.py abi [--update]         does the library still have all that packaging/dlock.abi and dlock.symbols record?
 
-    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default target/release/
+    DLOCK_LIB_DIR             where libdlock.so and libdlock.a are; default: where cargo puts them, target/release/ or as
+                              CARGO_TARGET_DIR and CARGO_BUILD_TARGET tell it
     DEBFULLNAME, DEBEMAIL     the maintainer that the Debian packages name
     SOURCE_DATE_EPOCH         the time that they are of; default: when CHANGELOG.md was changed
 """
@@ -27,7 +28,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / "target" / "release")
+# What is built for; empty: for this machine.
+TRIPLE = os.environ.get("CARGO_BUILD_TARGET", "")
+LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / TRIPLE / "release")
 PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
 DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE")
@@ -71,7 +74,8 @@ def native_libraries():
     note = LIBRARY / "native-static-libs"
     if not note.exists():
         with tempfile.TemporaryDirectory() as directory:
-            told = output_of("rustc", "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
+            target = ["--target", TRIPLE] if TRIPLE else []
+            told = output_of("rustc", *target, "--crate-type", "staticlib", "--print", "native-static-libs", "-", "-o",
                              Path(directory, "empty.a"), stdin=subprocess.DEVNULL).stderr.decode()
         note.write_text(re.search(r"native-static-libs: (.*)", told).group(1) + "\n")
     # The compiler adds the unwinder by itself: this one, or with -static, for which there is none of this name, the static one.
@@ -181,7 +185,8 @@ def layout_of_environment():
 def dist(directory):
     """The sources as they are committed, and a tree that can be unpacked anywhere."""
     directory.mkdir(parents=True, exist_ok=True)
-    source, binary = directory / f"dlock-{VERSION}.tar.gz", directory / f"dlock-{VERSION}-{platform()}.tar.gz"
+    name = f"dlock-{VERSION}-{platform()}"
+    source, binary = directory / f"dlock-{VERSION}.tar.gz", directory / f"{name}.tar.gz"
     made = [binary]
     if (ROOT / ".git").exists():
         archive = output_of("git", "archive", "--format=tar", f"--prefix=dlock-{VERSION}/", "HEAD", cwd=ROOT).stdout
@@ -189,8 +194,7 @@ def dist(directory):
         made.append(source)
     else:
         print("no git repository: no tarball of the sources")
-    top = Path("/") / f"dlock-{VERSION}"
-    binary.write_bytes(gzip.compress(tar_of(Layout(top, movable=True, packed=True).files()), 6, mtime=0))
+    binary.write_bytes(gzip.compress(tar_of(Layout(Path("/") / name, movable=True, packed=True).files()), 6, mtime=0))
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(made))
     (directory / "SHA256SUMS").write_text(sums)
     print(*sorted(made), directory / "SHA256SUMS", sep="\n")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Runs the C programs of tests/c on a library with ThreadSanitizer, then on one with AddressSanitizer, then under valgrind:
-what `make sanitize` does. Each report of theirs is a failure.
+what `make sanitize` does; with ThreadSanitizer the C++ programs too (those of tests/cpp have the others in `make test`). Each report
+of theirs is a failure.
 
     tools/sanitize.py [thread] [address] [valgrind]      all three if none is named
 
@@ -20,6 +21,7 @@ TARGET = ROOT / "target" / "sanitize"
 TRIPLE = "x86_64-unknown-linux-gnu"
 # The examples have their own leak check in tests/c/run.py; what starts other processes or measures time is left out here.
 JOBS = ["semantics", "queue", "errors", "threads", "random", "fork"]
+CPP_JOBS = ["mutex", "coroutines", "waiting", "errors"]
 VALGRIND = ["valgrind", "-q", "--vgdb=no", "--error-exitcode=99", "--trace-children=yes",
             f"--suppressions={ROOT / 'tests' / 'c' / 'valgrind.supp'}"]
 
@@ -37,22 +39,28 @@ def build(kind):
     return directory
 
 
-def play(name, jobs, **variables):
-    """One run of tests/c/run.py."""
+def play(name, jobs, suite="c", **variables):
+    """One run of tests/c/run.py, or of the other suite's."""
     print(f"# {name}", flush=True)
-    words = [sys.executable, ROOT / "tests" / "c" / "run.py", *jobs]
+    words = [sys.executable, ROOT / "tests" / suite / "run.py", *jobs]
     return subprocess.run(words, env=dict(os.environ, **variables), check=False).returncode == 0
 
 
 def sanitized(kind):
-    extra = f" {ROOT / 'tests' / 'c' / 'tsan.c'}" if kind == "thread" else ""
-    options = {"thread": {"TSAN_OPTIONS": "exitcode=66:die_after_fork=0"}, "address": {"ASAN_OPTIONS": "exitcode=66:detect_leaks=1"}}[kind]
-    return play(kind, JOBS, DLOCK_LIB_DIR=str(build(kind)), CC=f"clang -fsanitize={kind} -rdynamic{extra}", **options)
+    variables = dict(DLOCK_LIB_DIR=str(build(kind)), CC=f"clang -fsanitize={kind} -rdynamic")
+    if kind == "address":
+        return play(kind, JOBS, ASAN_OPTIONS="exitcode=66:detect_leaks=1", **variables)
+    missing = TARGET / "tsan.o"
+    subprocess.run(["clang", "-fsanitize=thread", "-c", ROOT / "tests" / "c" / "tsan.c", "-o", missing], check=True)
+    variables.update(CC=f"{variables['CC']} {missing}", TSAN_OPTIONS="exitcode=66:die_after_fork=0")
+    in_c = play(kind, JOBS, **variables)
+    return play(f"{kind}, C++", CPP_JOBS, "cpp", CXX="clang++", DLOCK_SANITIZERS=f"-fsanitize=thread -rdynamic {missing}",
+                **variables) and in_c
 
 
 def main(arguments):
     kinds = arguments or ["thread", "address", "valgrind"]
-    for tool in {"clang"} if kinds == ["thread"] or kinds == ["address"] else {"clang", "valgrind"}:
+    for tool in {"clang", "clang++"} if kinds == ["thread"] or kinds == ["address"] else {"clang", "clang++", "valgrind"}:
         if not shutil.which(tool):
             sys.exit(f"not ok - {tool} is not installed")
     failed = [kind for kind in kinds if not (

@@ -8,6 +8,15 @@
 
 using dlock::errc;
 
+template <class Handle>
+constexpr bool only_moves = !std::is_copy_constructible_v<Handle> && !std::is_copy_assignable_v<Handle> &&
+                            std::is_nothrow_move_constructible_v<Handle> && std::is_nothrow_move_assignable_v<Handle> &&
+                            std::is_nothrow_swappable_v<Handle> && !std::is_default_constructible_v<Handle>;
+static_assert(only_moves<dlock::mutex> && only_moves<dlock::queue>);
+static_assert(!std::is_copy_constructible_v<dlock::locker> && std::is_nothrow_move_assignable_v<dlock::locker>);
+static_assert(noexcept(std::declval<dlock::mutex &>().unlock()) && !noexcept(std::declval<dlock::mutex &>().lock()));
+static_assert(std::is_nothrow_copy_constructible_v<dlock::error>);
+
 // Lockers whose locks end after 300 ms.
 static dlock::options forgetful() {
     dlock::options settings;

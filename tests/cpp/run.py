@@ -6,11 +6,13 @@ is the code of docs/cpp.md and README.md.
     tests/cpp/run.py [part of a job's name …]       `--list` names the jobs
 
     CXX    the compilers, separated by ':'; default g++:clang++, of which one may be missing, which is said in a line of its own
+    DLOCK_SANITIZERS    the flags for other sanitizers than those for addresses and undefined behaviour
     DLOCK_INCLUDE_DIR, DLOCK_LIB_DIR, DLOCK_TEST_SERVER    as for tests/c/run.py
 """
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +28,7 @@ COMPILERS = [compiler for compiler in WANTED if shutil.which(compiler)]
 EXAMPLES = ROOT / "examples" / "cpp"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wsign-conversion", "-Wshadow", "-Wold-style-cast", "-Wswitch-enum",
             "-Weffc++", "-Werror"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+SANITIZERS = shlex.split(os.environ.get("DLOCK_SANITIZERS") or "-fsanitize=address,undefined -fno-sanitize-recover=undefined")
 WITHOUT = ["-fno-exceptions", "-fno-rtti"]
 # Compiling takes most of the time, and there may be no more than two processors.
 WORKERS = 3

@@ -94,9 +94,10 @@ PROGRAMS = ("c-shared", "c-static", "cpp-shared", "cpp-static")
 
 
 def by_cmake():
-    """In a copy of the installation, at a path with a space."""
-    build, moved = directory(), directory() / "moved prefix"
-    shutil.copytree(prefix(), moved, symlinks=True)
+    """In a copy of the installation, at a path with a space, and by a link: on many systems /lib leads to /usr/lib."""
+    build, moved = directory(), directory() / "moved root"
+    shutil.copytree(prefix(), moved / "usr", symlinks=True)
+    (moved / "lib").symlink_to("usr/lib")
     if step("CMake finds dlock where it was moved to, and no version and no component that is not there",
             ["cmake", "-S", HERE / "cmake", "-B", build, f"-DCMAKE_PREFIX_PATH={moved}"]) is None:
         return
@@ -157,6 +158,14 @@ def staged():
     text = (stage / "opt/e/lib/triplet/pkgconfig/dlock.pc").read_text()
     report.line((stage / "opt/e/lib/triplet/libdlock.so.0").exists() and "libdir=${prefix}/lib/triplet\n" in text,
                 "make install: a LIBDIR that is no absolute path is below PREFIX", text)
+    elsewhere = directory()
+    (elsewhere / "triple" / "release").mkdir(parents=True)
+    for name in ("libdlock.so", "libdlock.a", "native-static-libs"):
+        (elsewhere / "triple" / "release" / name).write_text("-lelsewhere\n")
+    step("make install of what cargo built elsewhere", package("install"), DESTDIR=stage, PREFIX="/opt/f", DLOCK_LIB_DIR="",
+         CARGO_TARGET_DIR=elsewhere, CARGO_BUILD_TARGET="triple")
+    text = (stage / "opt/f/lib/libdlock.so").read_bytes()[:20].decode(errors="replace")
+    report.line(text == "-lelsewhere\n", "make install: CARGO_TARGET_DIR and CARGO_BUILD_TARGET say where the libraries are", text)
     (local / "lib" / "other").write_text("")
     step("make uninstall needs no build", ["make", "-C", ROOT, "uninstall", f"DESTDIR={stage}"], DLOCK_LIB_DIR=stage)
     left = sorted(str(path.relative_to(local)) for path in local.rglob("*") if not path.is_dir())
@@ -179,7 +188,7 @@ def tarball():
     report.line((out / "SHA256SUMS").read_text() == (again / "SHA256SUMS").read_text(), "the same files make the same tarballs")
     (binary,) = (path for path in out.glob("dlock-*-*.tar.gz"))
     step("the tarball can be unpacked", ["tar", "-xzf", binary, "-C", tree])
-    top = tree / f"dlock-{VERSION}"
+    top = tree / binary.name.removesuffix(".tar.gz")
     for source in out.glob(f"dlock-{VERSION}.tar.gz"):
         listing = run(["tar", "-tzf", source], 30)[1].splitlines()
         report.line({f"dlock-{VERSION}/Cargo.lock", f"dlock-{VERSION}/Makefile"} <= set(listing), "the sources are in a tarball")
