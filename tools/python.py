@@ -3,6 +3,7 @@
 
     tools/python.py wheel    a wheel with the library inside and a source distribution, in target/python/
     tools/python.py types    mypy --strict over the package
+    tools/python.py docs     the API as pages in target/docs/python/; fails where a public name has no docstring
     tools/python.py test …   pytest, with the wheel in a virtual environment that has little else (… for pytest)
 
 What pip fetches is pinned in bindings/python/requirements.txt, and lands in target/python/ too.
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bindings" / "python"
 TARGET = ROOT / "target" / "python"
+PAGES = ROOT / "target" / "docs" / "python"
 REQUIREMENTS = PACKAGE / "requirements.txt"
 
 INSTALL = """The Python package is built and tested with what bindings/python/requirements.txt names. It takes access to PyPI, or a
@@ -77,7 +79,7 @@ def builder():
 
 
 def tester():
-    """The environment with the wheel that was built last, and pytest: not even pip is there."""
+    """The environment with the wheel that was built last, and pytest and pdoc: not even pip is there."""
     found = list((TARGET / "wheels").glob("*.whl"))
     if not found:
         raise Failed("there is no wheel in target/python/wheels/: `make python` builds one")
@@ -89,7 +91,7 @@ def tester():
 
     def make(directory, python):
         run(sys.executable, "-m", "venv", "--without-pip", directory)
-        into(python, *pinned("pytest", "cffi"))
+        into(python, *pinned("pytest", "pdoc", "cffi"))
 
     python = environment("tester", make)
     into(python, "--no-index", "--no-deps", found[0])
@@ -135,6 +137,10 @@ def main(arguments):
         return 0
     if arguments == ["types"]:
         print(run(builder(), "-m", "mypy", "--cache-dir", TARGET / "mypy", cwd=PACKAGE), end="")
+        return 0
+    if arguments == ["docs"]:
+        run(tester(), ROOT / "tools" / "python_pages.py", PAGES)
+        print(PAGES / "dlock.html")
         return 0
     if arguments[:1] == ["test"]:
         return subprocess.run([str(tester()), "-m", "pytest", *arguments[1:]], cwd=PACKAGE).returncode

@@ -43,14 +43,15 @@ class LockerBase:
     ) -> None:
         """Opens nothing yet: the first lock connects. Bad options are an `InvalidArgumentError` at once.
 
-        `url`: `redis://[[user]:password@]host[:port][/db]`, `rediss://…` with TLS, `redis+unix:///path`, or, for tests without
-        a server, `memory://name`. Or `host` and `port`. Without any of them, localhost:6379.
-        `lease`: how long the server keeps a lock that is not renewed, which is how long others wait for a holder that crashed;
-        from 0.1 s to a year; 30 s if not given.
-        `auto_renew`: whether held locks are renewed in the background, every third of their lease.
-        `connect_timeout`: of one attempt to connect; 5 s if not given.
-        `response_timeout`: how long the server may take to answer before the connection counts as lost, and how long calls
-        without a timeout of their own then try to reconnect; 5 s if not given.
+        - `url`: `redis://[[user]:password@]host[:port][/db]`, `rediss://…` with TLS, `redis+unix:///path`, or, for tests without
+          a server, `memory://name`; sentinels, clusters and quorums have URLs of their own (docs/deployments.md). Or `host` and
+          `port`. Without any of them, localhost:6379.
+        - `lease`: how long the server keeps a lock that is not renewed, which is how long others wait for a holder that
+          crashed; from 0.1 s to a year; 30 s if not given.
+        - `auto_renew`: whether held locks are renewed in the background, every third of their lease.
+        - `connect_timeout`: of one attempt to connect; 5 s if not given.
+        - `response_timeout`: how long the server may take to answer before the connection counts as lost, and how long calls
+          without a timeout of their own then try to reconnect; 5 s if not given.
         """
         options = Options(url, host, port, lease, auto_renew, connect_timeout, response_timeout)
         self._native: Any = options.open()
@@ -117,10 +118,12 @@ class LockBase:
 
     @property
     def name(self) -> str:
+        """The name within the group, as it was given."""
         return self._name
 
     @property
     def group(self) -> str:
+        """The group, as it was given. The server's key is `group:name`."""
         return self._group
 
     def _label(self) -> str:

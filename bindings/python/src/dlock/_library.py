@@ -16,7 +16,6 @@ from ._errors import InvalidArgumentError, error_of
 from ._native import ffi, lib
 
 Duration = Union[float, timedelta]
-"""Seconds, or a timedelta."""
 
 FOREVER: int = 2**64 - 1
 OK: int = lib.DLOCK_OK
