@@ -308,6 +308,17 @@ def test_repr_shows_state_and_no_secret(server, locker, name):
     assert repr(dlock.Locker()) == "<dlock.Locker localhost:6379 open>"
 
 
+def test_what_is_shown_of_a_lock_is_one_line(locker):
+    """As the library shows it, so that a name cannot forge lines of a log."""
+    lock = locker.lock('é"\\\n', "test")
+    assert repr(lock) == r'<dlock.Lock test:é\"\\\n not held>'
+    with pytest.raises(dlock.UnlockUnlockedError) as library:
+        lock.release()
+    with lock, pytest.raises(dlock.LockTimeoutError) as package, locker.lock(lock.name, "test", blocking=False):
+        pytest.fail("held by two")
+    assert library.value.message.partition(": ")[0] == package.value.message.partition(": ")[0]
+
+
 @pytest.mark.parametrize(
     "url, shown",
     [

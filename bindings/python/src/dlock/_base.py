@@ -128,7 +128,7 @@ class LockBase:
 
     def _label(self) -> str:
         """As the library's messages begin."""
-        return f'lock "{self._group}:{self._name}"'
+        return f'lock "{_library.shown(self._group, self._name)}"'
 
     def _held_handle(self) -> Any:
         if self._native is None:
@@ -174,7 +174,7 @@ class LockBase:
 
     def __repr__(self) -> str:
         state = "not held" if self._native is None else str(_library.view_of(self._native))
-        return f"<dlock.{type(self).__name__} {self._group}:{self._name} {state}>"
+        return f"<dlock.{type(self).__name__} {_library.shown(self._group, self._name)} {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a dlock.{type(self).__name__} cannot be pickled; make one in each process")

@@ -31,6 +31,13 @@ def string(text: Any) -> str:
     return found
 
 
+def shown(group: str, name: str) -> str:
+    """A lock for people, on one line whatever is in its name, as in the library's messages."""
+    return "".join(
+        f"\\{char}" if char in '"\\' else char if char.isprintable() else ascii(char)[1:-1] for char in f"{group}:{name}"
+    )
+
+
 class Handle:
     """Something of the library's. (cffi's own way to free it leaves a pointer to what is freed: the garbage collector ends the
     objects of a cycle in any order, and one of them may use another that is ended.)"""
@@ -159,7 +166,7 @@ def open_lock(locker: Handle, name: bytes, group: bytes) -> LockHandle:
     """A dlock_lock. Connects where there is no connection."""
     lock = ffi.new("dlock_lock **")
     call(lib.dlock_lock_new, locker, name, group, lock)
-    return LockHandle(lock[0], f"{group.decode()}:{name.decode()}")
+    return LockHandle(lock[0], shown(group.decode(), name.decode()))
 
 
 def open_queue(locker: Handle) -> Handle:
