@@ -410,7 +410,7 @@ async def test_what_is_not_closed_is_collected(server, name):
     lock = locker.lock(name, "test")
     await lock.acquire()
     descriptors = len(os.listdir("/proc/self/fd"))
-    with pytest.warns(ResourceWarning, match=name):
+    with pytest.warns(ResourceWarning, match=name), pytest.warns(ResourceWarning, match="unclosed <dlock.AsyncLocker"):
         del lock, locker
         gc.collect()
     await until(lambda: server.holder(name) is None and connections() == 0, "the release and the end of the connections")

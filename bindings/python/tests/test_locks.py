@@ -274,8 +274,9 @@ def test_collected_objects_leave_no_connection_and_no_thread(server, name):
     lost = threading.active_count()
     locker.lock(name, "test", on_lost=print)
     assert connections() == 1 and threading.active_count() == lost + 1
-    del locker
-    gc.collect()
+    with pytest.warns(ResourceWarning, match="unclosed <dlock.Locker"):
+        del locker
+        gc.collect()
     eventually(lambda: connections() == 0, "the end of the connections")
     eventually(lambda: threading.active_count() == lost, "the end of the thread")
 
@@ -285,6 +286,9 @@ def test_a_lock_keeps_its_locker(server, name):
     gc.collect()
     with lock:
         assert lock.owned()
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del lock
+        gc.collect()
 
 
 def test_nothing_can_be_pickled(locker, name):
@@ -303,9 +307,12 @@ def test_repr_shows_state_and_no_secret(server, locker, name):
     with lock:
         assert repr(lock).startswith(f"<dlock.Lock test:{name} held for 2")
     for url in ("redis://user:secret@h:1/2", "redis://:secret@h:1/2?client_name=secret", "redis+unix:///h:1/2?pass=secret"):
-        assert "secret" not in repr(dlock.Locker(url)) and "h:1/2" in repr(dlock.Locker(url))
-    assert repr(dlock.Locker(host="::1", port=1)) == "<dlock.Locker ::1:1 open>"
-    assert repr(dlock.Locker()) == "<dlock.Locker localhost:6379 open>"
+        with dlock.Locker(url) as other:
+            assert "secret" not in repr(other) and "h:1/2" in repr(other)
+    with dlock.Locker(host="::1", port=1) as other:
+        assert repr(other) == "<dlock.Locker ::1:1 open>"
+    with dlock.Locker() as other:
+        assert repr(other) == "<dlock.Locker localhost:6379 open>"
 
 
 def test_what_is_shown_of_a_lock_is_one_line(locker):

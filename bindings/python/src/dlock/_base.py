@@ -87,6 +87,10 @@ class LockerBase:
         if handle is not None and self._pid == os.getpid():  # a child only lets go of what is its parent's
             lib.dlock_locker_close(handle.pointer, ffi.NULL)
 
+    def __del__(self) -> None:
+        if getattr(self, "_native", None) is not None and self._pid == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self._pid == os.getpid() else "of the parent process"
         return f"<dlock.{type(self).__name__} {self._place} {state}>"
