@@ -188,7 +188,7 @@ def test_leases(server, name):
 
 
 def test_a_lease_that_cannot_be_set_leaves_nothing_held(server, locker, name):
-    with pytest.raises(dlock.InvalidArgumentError, match="lease"), locker.lock(name, "test", lease=0.01):
+    with pytest.raises(dlock.InvalidArgumentError, match="lease: 0.01 s, must be from 0.1"), locker.lock(name, "test", lease=0.01):
         pytest.fail("held without the lease asked for")
     assert server.holder(name) is None
 
@@ -367,10 +367,11 @@ def test_warnings_of_the_server(own_server, name):
         (lambda: dlock.Locker("redis://h", port=1), "url"),
         (lambda: dlock.Locker(host=""), "host"),
         (lambda: dlock.Locker(port=65536), "port"),
-        (lambda: dlock.Locker(lease=0), "lease"),
+        (lambda: dlock.Locker(lease=0.01), "^lease: 0.01 s, must be from 0.1 to 31536000$"),
         (lambda: dlock.Locker(lease=-1), "lease"),
-        (lambda: dlock.Locker(connect_timeout=0), "timeout"),
-        (lambda: dlock.Locker(response_timeout=float("nan")), "response_timeout"),
+        (lambda: dlock.Locker(connect_timeout=0), "^connect_timeout: 0 s, must be from 0.001"),
+        (lambda: dlock.Locker(response_timeout=1e9), "^response_timeout: 1000000000 s, must be from"),
+        (lambda: dlock.Locker(response_timeout=float("nan")), "^response_timeout: nan"),
     ],
 )
 def test_bad_options_are_named(make, what):
