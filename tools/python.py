@@ -2,7 +2,7 @@
 """Builds the Python package of bindings/python, and tests what was built. Knows nothing about locks.
 
     tools/python.py wheel    a wheel with the library inside and a source distribution, in target/python/
-    tools/python.py types    mypy --strict over the package
+    tools/python.py types    mypy --strict over the package, and over a program that uses it
     tools/python.py docs     the API as pages in target/docs/python/; fails where a public name has no docstring
     tools/python.py test …   pytest, with the wheel in a virtual environment that has little else (… for pytest)
 
