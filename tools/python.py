@@ -110,7 +110,8 @@ def wheel():
         pip = [python, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "--no-index"]
         run(*pip, "--wheel-dir", temporary, PACKAGE)
         built = next(Path(temporary).glob("*.whl"))
-        # The oldest glibc that it runs with becomes a part of its name. Nothing is copied into it: it needs libc alone.
+        # The oldest glibc that it runs with becomes a part of its name. Nothing is copied into it: it needs libc and libgcc_s, which
+        # every such system has.
         path = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         run(python, "-m", "auditwheel", "repair", "--wheel-dir", wheels, built, env=path)
     run(python, "-c", "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])", distributions, cwd=PACKAGE)
