@@ -83,12 +83,13 @@ history: ## judge a recorded history: FILES="a b …"
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header
 
-docs: ## the API as pages below target/docs/: C and C++ by doxygen (to be installed), Rust by cargo
+docs: python ## the API as pages below target/docs/: C and C++ by doxygen (to be installed), Rust by cargo, Python by pdoc
 	@mkdir -p target/docs
 	@command -v doxygen > /dev/null || { echo "doxygen is not installed: install the package doxygen of your system"; exit 1; }
 	doxygen docs/Doxyfile
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --locked --quiet --no-deps --lib --target-dir target/docs/rust
-	@echo "target/docs/c/index.html, target/docs/rust/doc/dlock/index.html"
+	@$(PYTHON) tools/python.py docs > /dev/null
+	@echo "target/docs/c/index.html, target/docs/rust/doc/dlock/index.html, target/docs/python/dlock.html"
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

@@ -2,7 +2,8 @@
 """Builds the Python package of bindings/python, and tests what was built. Knows nothing about locks.
 
     tools/python.py wheel    a wheel with the library inside and a source distribution, in target/python/
-    tools/python.py types    mypy --strict over the package
+    tools/python.py types    mypy --strict over the package, and over a program that uses it
+    tools/python.py docs     the API as pages in target/docs/python/; fails where a public name has no docstring
     tools/python.py test …   pytest, with the wheel in a virtual environment that has little else (… for pytest)
 
 What pip fetches is pinned in bindings/python/requirements.txt, and lands in target/python/ too.
@@ -20,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "bindings" / "python"
 TARGET = ROOT / "target" / "python"
+PAGES = ROOT / "target" / "docs" / "python"
 REQUIREMENTS = PACKAGE / "requirements.txt"
 
 INSTALL = """The Python package is built and tested with what bindings/python/requirements.txt names. It takes access to PyPI, or a
@@ -77,7 +79,7 @@ def builder():
 
 
 def tester():
-    """The environment with the wheel that was built last, and pytest: not even pip is there."""
+    """The environment with the wheel that was built last, and pytest and pdoc: not even pip is there."""
     found = list((TARGET / "wheels").glob("*.whl"))
     if not found:
         raise Failed("there is no wheel in target/python/wheels/: `make python` builds one")
@@ -89,7 +91,7 @@ def tester():
 
     def make(directory, python):
         run(sys.executable, "-m", "venv", "--without-pip", directory)
-        into(python, *pinned("pytest", "cffi"))
+        into(python, *pinned("pytest", "pdoc", "cffi"))
 
     python = environment("tester", make)
     into(python, "--no-index", "--no-deps", found[0])
@@ -108,7 +110,8 @@ def wheel():
         pip = [python, "-m", "pip", "wheel", "--disable-pip-version-check", "--no-build-isolation", "--no-deps", "--no-index"]
         run(*pip, "--wheel-dir", temporary, PACKAGE)
         built = next(Path(temporary).glob("*.whl"))
-        # The oldest glibc that it runs with becomes a part of its name. Nothing is copied into it: it needs libc alone.
+        # The oldest glibc that it runs with becomes a part of its name. Nothing is copied into it: it needs libc and libgcc_s, which
+        # every such system has.
         path = {**os.environ, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
         run(python, "-m", "auditwheel", "repair", "--wheel-dir", wheels, built, env=path)
     run(python, "-c", "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])", distributions, cwd=PACKAGE)
@@ -135,6 +138,10 @@ def main(arguments):
         return 0
     if arguments == ["types"]:
         print(run(builder(), "-m", "mypy", "--cache-dir", TARGET / "mypy", cwd=PACKAGE), end="")
+        return 0
+    if arguments == ["docs"]:
+        run(tester(), ROOT / "tools" / "python_pages.py", PAGES)
+        print(PAGES / "dlock.html")
         return 0
     if arguments[:1] == ["test"]:
         return subprocess.run([str(tester()), "-m", "pytest", *arguments[1:]], cwd=PACKAGE).returncode

@@ -59,5 +59,5 @@ builder = FFI()
 builder.cdef(declarations(HEADER.read_text()))
 builder.set_source("dlock._native", "#include <dlock.h>", include_dirs=[str(HEADER.parent)], libraries=["pthread", "dl", "m"],
                    # The names of the library and of Rust stay inside, whatever else the process loads.
-                   extra_link_args=["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-Wl,--strip-debug", "-static-libgcc"]
+                   extra_link_args=["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", "-Wl,--strip-debug"]
                    if sys.platform == "linux" else [])

@@ -410,7 +410,7 @@ async def test_what_is_not_closed_is_collected(server, name):
     lock = locker.lock(name, "test")
     await lock.acquire()
     descriptors = len(os.listdir("/proc/self/fd"))
-    with pytest.warns(ResourceWarning, match=name):
+    with pytest.warns(ResourceWarning, match=name), pytest.warns(ResourceWarning, match="unclosed <dlock.AsyncLocker"):
         del lock, locker
         gc.collect()
     await until(lambda: server.holder(name) is None and connections() == 0, "the release and the end of the connections")
@@ -433,11 +433,11 @@ async def test_the_loop_goes_on_while_a_lock_connects(silent, name):
 @on_loop
 async def test_those_who_wait_for_a_connection_fail_together(silent, name):
     async with dlock.AsyncLocker(silent, connect_timeout=0.3, response_timeout=0.3) as locker:
-        tasks = [asyncio.ensure_future(locker.lock(name, "test").acquire()) for _ in range(50)]
+        tasks = [asyncio.ensure_future(locker.lock(name, "test").acquire()) for _ in range(100)]
         begun = time.monotonic()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
             assert isinstance(outcome, dlock.NotConnectedError)
-        assert time.monotonic() - begun < 3, "two attempts for all, and not some for each"
+        assert time.monotonic() - begun < 6, "two attempts for all, and not some for each"
 
 
 @on_loop

@@ -49,6 +49,15 @@ def test_examples(server, example):
     assert output(ROOT / "examples" / "python" / f"{example}.py", server.url) == PRINTED[example]
 
 
+def test_the_pages_of_the_api_have_every_public_name_with_its_docstring(tmp_path):
+    """As `make docs` makes them; where a docstring is missing it fails and says where."""
+    assert output(ROOT / "tools" / "python_pages.py", tmp_path) == ""
+    shown = set(re.findall(r'id="([A-Z]\w*(?:\.\w+)?)"', (tmp_path / "dlock.html").read_text()))
+    assert shown >= set(dlock.__all__)
+    for kind in (dlock.Locker, dlock.Lock, dlock.AsyncLocker, dlock.AsyncLock):
+        assert shown >= {f"{kind.__name__}.{name}" for name in dir(kind) if not name.startswith("_")}
+
+
 def test_the_manual_names_everything():
     manual = (ROOT / "docs" / "python.md").read_text()
     assert [name for name in dlock.__all__ if name not in manual and name != "Duration"] == []

@@ -54,13 +54,5 @@ def test_errors_pass_between_processes(error):
     assert (type(copy), copy.status, copy.message) == (type(error), error.status, "text")
 
 
-def test_all_is_public_and_documented():
-    for name in dlock.__all__:
-        assert name == "Duration" or getattr(dlock, name).__doc__
-    for kind in (dlock.Locker, dlock.Lock, dlock.AsyncLocker, dlock.AsyncLock):
-        for name in (name for name in dir(kind) if not name.startswith("_")):
-            assert getattr(kind, name).__doc__ or name in ("name", "group"), f"{kind.__name__}.{name}"
-
-
 def test_the_version_is_that_of_the_library():
     assert dlock.__version__ == importlib.metadata.version("dlock-redis") == ffi.string(lib.DLOCK_VERSION).decode()

@@ -188,7 +188,7 @@ def test_leases(server, name):
 
 
 def test_a_lease_that_cannot_be_set_leaves_nothing_held(server, locker, name):
-    with pytest.raises(dlock.InvalidArgumentError, match="lease"), locker.lock(name, "test", lease=0.01):
+    with pytest.raises(dlock.InvalidArgumentError, match="lease: 0.01 s, must be from 0.1"), locker.lock(name, "test", lease=0.01):
         pytest.fail("held without the lease asked for")
     assert server.holder(name) is None
 
@@ -274,8 +274,9 @@ def test_collected_objects_leave_no_connection_and_no_thread(server, name):
     lost = threading.active_count()
     locker.lock(name, "test", on_lost=print)
     assert connections() == 1 and threading.active_count() == lost + 1
-    del locker
-    gc.collect()
+    with pytest.warns(ResourceWarning, match="unclosed <dlock.Locker"):
+        del locker
+        gc.collect()
     eventually(lambda: connections() == 0, "the end of the connections")
     eventually(lambda: threading.active_count() == lost, "the end of the thread")
 
@@ -285,6 +286,9 @@ def test_a_lock_keeps_its_locker(server, name):
     gc.collect()
     with lock:
         assert lock.owned()
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del lock
+        gc.collect()
 
 
 def test_nothing_can_be_pickled(locker, name):
@@ -303,9 +307,23 @@ def test_repr_shows_state_and_no_secret(server, locker, name):
     with lock:
         assert repr(lock).startswith(f"<dlock.Lock test:{name} held for 2")
     for url in ("redis://user:secret@h:1/2", "redis://:secret@h:1/2?client_name=secret", "redis+unix:///h:1/2?pass=secret"):
-        assert "secret" not in repr(dlock.Locker(url)) and "h:1/2" in repr(dlock.Locker(url))
-    assert repr(dlock.Locker(host="::1", port=1)) == "<dlock.Locker ::1:1 open>"
-    assert repr(dlock.Locker()) == "<dlock.Locker localhost:6379 open>"
+        with dlock.Locker(url) as other:
+            assert "secret" not in repr(other) and "h:1/2" in repr(other)
+    with dlock.Locker(host="::1", port=1) as other:
+        assert repr(other) == "<dlock.Locker ::1:1 open>"
+    with dlock.Locker() as other:
+        assert repr(other) == "<dlock.Locker localhost:6379 open>"
+
+
+def test_what_is_shown_of_a_lock_is_one_line(locker):
+    """As the library shows it, so that a name cannot forge lines of a log."""
+    lock = locker.lock('é"\\\n', "test")
+    assert repr(lock) == r'<dlock.Lock test:é\"\\\n not held>'
+    with pytest.raises(dlock.UnlockUnlockedError) as library:
+        lock.release()
+    with lock, pytest.raises(dlock.LockTimeoutError) as package, locker.lock(lock.name, "test", blocking=False):
+        pytest.fail("held by two")
+    assert library.value.message.partition(": ")[0] == package.value.message.partition(": ")[0]
 
 
 @pytest.mark.parametrize(
@@ -349,10 +367,11 @@ def test_warnings_of_the_server(own_server, name):
         (lambda: dlock.Locker("redis://h", port=1), "url"),
         (lambda: dlock.Locker(host=""), "host"),
         (lambda: dlock.Locker(port=65536), "port"),
-        (lambda: dlock.Locker(lease=0), "lease"),
+        (lambda: dlock.Locker(lease=0.01), "^lease: 0.01 s, must be from 0.1 to 31536000$"),
         (lambda: dlock.Locker(lease=-1), "lease"),
-        (lambda: dlock.Locker(connect_timeout=0), "timeout"),
-        (lambda: dlock.Locker(response_timeout=float("nan")), "response_timeout"),
+        (lambda: dlock.Locker(connect_timeout=0), "^connect_timeout: 0 s, must be from 0.001"),
+        (lambda: dlock.Locker(response_timeout=1e9), "^response_timeout: 1000000000 s, must be from"),
+        (lambda: dlock.Locker(response_timeout=float("nan")), "^response_timeout: nan"),
     ],
 )
 def test_bad_options_are_named(make, what):

@@ -38,30 +38,34 @@ from ._errors import (
     PanicError,
     UnlockUnlockedError,
 )
-from ._library import Duration, version
+from ._library import Duration as _Duration
+from ._library import version
 from ._sync import Lock, Locker
 
 __version__ = version()
 
+Duration = _Duration
+"""A number of seconds, or a `datetime.timedelta`. For annotations."""
+
 __all__ = [
-    "AlreadyHeldError",
-    "AsyncLock",
-    "AsyncLocker",
-    "BusyError",
-    "ClosedError",
-    "DlockError",
-    "DlockWarning",
-    "Duration",
-    "ForkedError",
-    "InvalidArgumentError",
-    "Lock",
-    "LockCancelledError",
-    "LockLostError",
-    "LockTimeoutError",
     "Locker",
-    "LockerError",
-    "NotConnectedError",
+    "Lock",
+    "AsyncLocker",
+    "AsyncLock",
+    "Duration",
+    "DlockError",
+    "LockTimeoutError",
+    "LockLostError",
     "NotOwnerError",
-    "PanicError",
     "UnlockUnlockedError",
+    "AlreadyHeldError",
+    "BusyError",
+    "LockCancelledError",
+    "NotConnectedError",
+    "LockerError",
+    "InvalidArgumentError",
+    "ClosedError",
+    "ForkedError",
+    "PanicError",
+    "DlockWarning",
 ]

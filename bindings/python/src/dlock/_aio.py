@@ -54,8 +54,9 @@ class AsyncLocker(LockerBase):
 
         `name` and `group` together name the lock: 1 to 512 bytes of UTF-8 without NUL each, and no ':' in the group.
         `blocking` and `timeout` are what `async with` gives to `acquire`; `lease` is that of this lock, at the cost of one more
-        round trip for an acquisition. `on_lost`, a plain function, is called with the lock when it is lost: by the event loop that
-        acquired it, in the context (`contextvars`) of the acquire. What it raises goes to the loop's exception handler.
+        round trip for an acquisition, which `timeout` does not count. `on_lost`, a plain function, is called with the lock when
+        it is lost: by the event loop that acquired it, in the context (`contextvars`) of the acquire. What it raises goes to
+        the loop's exception handler.
         """
         check_waiting(blocking, timeout)
         check_on_lost(on_lost)
@@ -90,8 +91,8 @@ class AsyncLocker(LockerBase):
 
 
 class Opener:
-    """Makes handles, in the order in which tasks ask for them, so that they come to the server in that order. Connects where there
-    is no connection."""
+    """Makes handles, in the order in which tasks ask for them, so that they come to the server in that order. Connects where
+    there is no connection."""
 
     def __init__(self) -> None:
         self._thread = Threads(1, "dlock-connect")
@@ -207,8 +208,8 @@ class AsyncLock(LockBase):
     asks (`token`, `remaining`, `lost`, `locked`, `owned`, `owner`) and `cancel` may be used beside an acquire.
 
     With `async with` it acquires and releases. Leaving the block raises `LockLostError` where the lock was lost meanwhile, and
-    what `release` raises. Where an exception is leaving the block already, that one goes on, and a `DlockWarning` tells of the
-    other. A lock that the block has released itself is left alone.
+    what `release` raises. Where an exception is leaving the block already, that one goes on, and a `DlockWarning`, with Python
+    3.11 and newer also a note on the exception, tells of the other. A lock that the block has released itself is left alone.
 
     A lock that is held when its object is garbage-collected is released, with a `ResourceWarning`.
     """

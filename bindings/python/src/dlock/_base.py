@@ -43,14 +43,15 @@ class LockerBase:
     ) -> None:
         """Opens nothing yet: the first lock connects. Bad options are an `InvalidArgumentError` at once.
 
-        `url`: `redis://[[user]:password@]host[:port][/db]`, `rediss://…` with TLS, `redis+unix:///path`, or, for tests without
-        a server, `memory://name`. Or `host` and `port`. Without any of them, localhost:6379.
-        `lease`: how long the server keeps a lock that is not renewed, which is how long others wait for a holder that crashed;
-        from 0.1 s to a year; 30 s if not given.
-        `auto_renew`: whether held locks are renewed in the background, every third of their lease.
-        `connect_timeout`: of one attempt to connect; 5 s if not given.
-        `response_timeout`: how long the server may take to answer before the connection counts as lost, and how long calls
-        without a timeout of their own then try to reconnect; 5 s if not given.
+        - `url`: `redis://[[user]:password@]host[:port][/db]`, `rediss://…` with TLS, `redis+unix:///path`, or, for tests without
+          a server, `memory://name`; sentinels, clusters and quorums have URLs of their own (docs/deployments.md). Or `host` and
+          `port`. Without any of them, localhost:6379.
+        - `lease`: how long the server keeps a lock that is not renewed, which is how long others wait for a holder that
+          crashed; from 0.1 s to a year; 30 s if not given.
+        - `auto_renew`: whether held locks are renewed in the background, every third of their lease.
+        - `connect_timeout`: of one attempt to connect; 5 s if not given.
+        - `response_timeout`: how long the server may take to answer before the connection counts as lost, and how long calls
+          without a timeout of their own then try to reconnect; 5 s if not given.
         """
         options = Options(url, host, port, lease, auto_renew, connect_timeout, response_timeout)
         self._native: Any = options.open()
@@ -86,6 +87,10 @@ class LockerBase:
         if handle is not None and self._pid == os.getpid():  # a child only lets go of what is its parent's
             lib.dlock_locker_close(handle.pointer, ffi.NULL)
 
+    def __del__(self) -> None:
+        if getattr(self, "_native", None) is not None and self._pid == os.getpid():
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self)
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open" if self._pid == os.getpid() else "of the parent process"
         return f"<dlock.{type(self).__name__} {self._place} {state}>"
@@ -117,15 +122,17 @@ class LockBase:
 
     @property
     def name(self) -> str:
+        """The name within the group, as it was given."""
         return self._name
 
     @property
     def group(self) -> str:
+        """The group, as it was given. The server's key is `group:name`."""
         return self._group
 
     def _label(self) -> str:
         """As the library's messages begin."""
-        return f'lock "{self._group}:{self._name}"'
+        return f'lock "{_library.shown(self._group, self._name)}"'
 
     def _held_handle(self) -> Any:
         if self._native is None:
@@ -171,7 +178,7 @@ class LockBase:
 
     def __repr__(self) -> str:
         state = "not held" if self._native is None else str(_library.view_of(self._native))
-        return f"<dlock.{type(self).__name__} {self._group}:{self._name} {state}>"
+        return f"<dlock.{type(self).__name__} {_library.shown(self._group, self._name)} {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a dlock.{type(self).__name__} cannot be pickled; make one in each process")

@@ -6,13 +6,11 @@ from ._native import ffi, lib
 
 
 class DlockError(Exception):
-    """Something went wrong; which subclass it is says what.
-
-    `status` is the number that the C library gave, `status_name` its name in dlock.h, `message` its text for people.
-    A status that this package does not know, of a later library, comes as a plain `DlockError`.
-    """
+    """Something went wrong; which subclass it is says what. A status that this package does not know, of a later library,
+    comes as a plain `DlockError`."""
 
     status: int = -1
+    """The number that the C library gave."""
 
     def __init__(self, message: str = "", status: Optional[int] = None) -> None:
         super().__init__(message)
@@ -21,10 +19,12 @@ class DlockError(Exception):
 
     @property
     def message(self) -> str:
+        """What went wrong, for people. It names the lock, the argument or the server, and has no secret in it."""
         return str(self)
 
     @property
     def status_name(self) -> str:
+        """The name of the status in `dlock.h`, such as `DLOCK_ERR_LOST`; `DLOCK_ERR_UNKNOWN` for one of a later library."""
         name: str = ffi.string(lib.dlock_status_name(self.status)).decode()
         return name
 

@@ -16,7 +16,6 @@ from ._errors import InvalidArgumentError, error_of
 from ._native import ffi, lib
 
 Duration = Union[float, timedelta]
-"""Seconds, or a timedelta."""
 
 FOREVER: int = 2**64 - 1
 OK: int = lib.DLOCK_OK
@@ -30,6 +29,13 @@ def version() -> str:
 def string(text: Any) -> str:
     found: str = ffi.string(text).decode("utf-8", "replace")
     return found
+
+
+def shown(group: str, name: str) -> str:
+    """A lock for people, on one line whatever is in its name, as in the library's messages."""
+    return "".join(
+        f"\\{char}" if char in '"\\' else char if char.isprintable() else ascii(char)[1:-1] for char in f"{group}:{name}"
+    )
 
 
 class Handle:
@@ -69,7 +75,16 @@ def call(function: Callable[..., int], *arguments: Any) -> None:
     error = ffi.new("dlock_error *")
     status = function(*(each.pointer if isinstance(each, Handle) else each for each in arguments), error)
     if status != OK:
-        raise error_of(status, string(error.message))
+        raise error_of(status, in_seconds(string(error.message)))
+
+
+def in_seconds(message: str) -> str:
+    """What the library says of a duration that is out of range, in the unit in which it was given here."""
+    found = re.fullmatch(r"(\w+)_ms: (\d+), must be from (\d+) to (\d+)", message)
+    if found is None:
+        return message
+    given, least, most = (f"{int(number) / 1000:.10g}" for number in found.groups()[1:])
+    return f"{found[1]}: {given} s, must be from {least} to {most}"
 
 
 def milliseconds(parameter: str, value: Duration) -> int:
@@ -144,23 +159,29 @@ class Options(NamedTuple):
             call(lib.dlock_options_set_host, options, text("host", self.host))
         if self.port is not None:
             call(lib.dlock_options_set_port, options, integer("port", self.port, 65535))
-        if self.lease is not None:
-            call(lib.dlock_options_set_lease_ms, options, milliseconds("lease", self.lease))
+        set_duration(lib.dlock_options_set_lease_ms, options, "lease", self.lease)
         call(lib.dlock_options_set_auto_renew, options, bool(self.auto_renew))
-        if self.connect_timeout is not None:
-            call(lib.dlock_options_set_connect_timeout_ms, options, milliseconds("connect_timeout", self.connect_timeout))
-        if self.response_timeout is not None:
-            call(lib.dlock_options_set_response_timeout_ms, options, milliseconds("response_timeout", self.response_timeout))
+        set_duration(lib.dlock_options_set_connect_timeout_ms, options, "connect_timeout", self.connect_timeout)
+        set_duration(lib.dlock_options_set_response_timeout_ms, options, "response_timeout", self.response_timeout)
         locker = ffi.new("dlock_locker **")
         call(lib.dlock_locker_new, options, locker)
         return Handle(locker[0], lib.dlock_locker_free)
+
+
+def set_duration(function: Callable[..., int], options: Handle, parameter: str, value: Optional[Duration]) -> None:
+    if value is None:
+        return
+    try:
+        call(function, options, milliseconds(parameter, value))
+    except InvalidArgumentError as error:  # both timeouts are "timeout" to the library
+        raise InvalidArgumentError(re.sub("^timeout:", f"{parameter}:", error.message)) from None
 
 
 def open_lock(locker: Handle, name: bytes, group: bytes) -> LockHandle:
     """A dlock_lock. Connects where there is no connection."""
     lock = ffi.new("dlock_lock **")
     call(lib.dlock_lock_new, locker, name, group, lock)
-    return LockHandle(lock[0], f"{group.decode()}:{name.decode()}")
+    return LockHandle(lock[0], shown(group.decode(), name.decode()))
 
 
 def open_queue(locker: Handle) -> Handle:

@@ -46,8 +46,9 @@ class Locker(LockerBase):
 
         `name` and `group` together name the lock: 1 to 512 bytes of UTF-8 without NUL each, and no ':' in the group.
         `blocking` and `timeout` are what `with` gives to `acquire`; `lease` is that of this lock, at the cost of one more round
-        trip for an acquisition. `on_lost` is called with the lock when it is lost, on a thread of its own that all locks of
-        the locker share: it should be short. What it raises goes to `threading.excepthook`; `SystemExit` ends nothing there.
+        trip for an acquisition, which `timeout` does not count. `on_lost` is called with the lock when it is lost, on a thread
+        of its own that all locks of the locker share: it should be short. What it raises goes to `threading.excepthook`;
+        `SystemExit` ends nothing there.
 
         Raises `InvalidArgumentError`, `NotConnectedError`, `ClosedError`, `ForkedError`.
         """
@@ -133,8 +134,9 @@ class Lock(LockBase):
     asks (`token`, `remaining`, `lost`, `locked`, `owned`, `owner`) and `cancel` may be used beside an acquire.
 
     As a context manager it acquires and releases. Leaving the block raises `LockLostError` where the lock was lost meanwhile,
-    and what `release` raises. Where an exception is leaving the block already, that one goes on, and a `DlockWarning` tells of
-    the other. A lock that the block has released itself is left alone.
+    and what `release` raises. Where an exception is leaving the block already, that one goes on, and a `DlockWarning`, with
+    Python 3.11 and newer also a note on the exception, tells of the other. A lock that the block has released itself is left
+    alone.
 
     A lock that is held when its object is garbage-collected is released, with a `ResourceWarning`.
     """
