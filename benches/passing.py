@@ -97,12 +97,17 @@ def status_of(pid, name):
     return int(re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
 
 
-def use(control, pid):
-    """So far: time, commands of the server (calls within scripts included, these questions not), CPU of the process, of the server."""
-    info = dict(re.findall(r"^(\w+):(\S+)\r$", control("INFO", "everything").decode(), re.MULTILINE))
-    own = int(re.search(r"calls=(\d+)", info["cmdstat_info"])[1]) if "cmdstat_info" in info else 0
-    return (time.monotonic(), int(info["total_commands_processed"]) - own, process_seconds(pid),
-            float(info["used_cpu_user"]) + float(info["used_cpu_sys"]))
+# What a waiter of dlock sends: all else is called within its scripts. The others run no script while they wait.
+SENT_BY_DLOCK = {"evalsha", "eval", "multi", "exec", "ping", "subscribe", "unsubscribe"}
+
+
+def use(control, pid, contender):
+    """So far: time, commands that clients sent, CPU of the process, CPU of the server."""
+    info = control("INFO", "everything").decode()
+    calls = {name: int(count) for name, count in re.findall(r"^cmdstat_(\S+):calls=(\d+)", info, re.MULTILINE) if name != "info"}
+    sent = sum(count for name, count in calls.items() if name in SENT_BY_DLOCK or not contender.startswith("dlock"))
+    server = sum(map(float, re.findall(r"^used_cpu_(?:user|sys):([\d.]+)", info, re.MULTILINE)))
+    return time.monotonic(), sent, process_seconds(pid), server
 
 
 def crowd(bench, setup, contender, count):
@@ -114,9 +119,9 @@ def crowd(bench, setup, contender, count):
         waiters.ask(contender, "crowd", count, LIMIT_SECONDS * 1000)
         time.sleep(SETTLE_SECONDS)
         pid = waiters.process.pid
-        before = use(control, pid)
+        before = use(control, pid, contender)
         time.sleep(QUIET_SECONDS)
-        seconds, commands, client, server = (after - begin for after, begin in zip(use(control, pid), before))
+        seconds, commands, client, server = (after - begin for after, begin in zip(use(control, pid, contender), before))
         found = {"commands": commands / seconds, "client_percent": 100 * client / seconds, "server_percent": 100 * server / seconds,
                  "threads": status_of(pid, "Threads"), "megabytes": status_of(pid, "VmRSS") / 1000}
         given, = map(float, holder.ask(contender, "give"))
@@ -132,7 +137,7 @@ def crowd(bench, setup, contender, count):
 def among_many(bench, setup):
     rounds, count = (1, 200) if bench.quick else (3, 1000)
     print(f"\n{count:,} tasks (threads) of one process wait for one lock that another holds; from its release on each takes it and gives it "
-          f"back.\nMedians of {rounds} rounds, in turns. While they wait: commands of the server, CPU of the client and of the server (of one "
+          f"back.\nMedians of {rounds} rounds, in turns. While they wait: commands sent to the server, CPU of the client and of the server (of one "
           "core),\nthreads and memory of the client. Overtaken: served after one that asked later. Ratio: dlock's acquisitions a second\non "
           "asyncio, or with threads, by the row's in the same round, and in brackets their middle half", flush=True)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
