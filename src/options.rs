@@ -212,6 +212,9 @@ fn check_host(host: &str) -> std::result::Result<(), &'static str> {
     if host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '@') {
         return Err("is no host name or address");
     }
+    if host.contains(',') {
+        return Err("has a `,`: several are named behind redis-sentinel://, redis-cluster:// or redis-quorum://");
+    }
     Ok(())
 }
 

@@ -334,7 +334,7 @@ fn decoded(what: &str, text: &str) -> Parsed<String> {
 /// Named only where it cannot be a piece of a password that was not encoded.
 fn unknown(name: &str, query: &str, known: &str) -> String {
     let is_secret = |one: &str| one.starts_with("pass=") || one.starts_with("sentinel_password=");
-    let harmless = name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && name.len() <= 24;
+    let harmless = !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && name.len() <= 24;
     if harmless && !query.contains('@') && !query.split('&').any(is_secret) {
         return format!("there is no parameter {name}; known are {known}");
     }

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "check.h"
+#include <sys/un.h>
 
 static dlock_error err;
 
@@ -367,6 +368,40 @@ static void timeout_silent_server_among_signals(void) {
     EXPECT(status == DLOCK_ERR_LOCK_TIMEOUT || status == DLOCK_ERR_NOT_CONNECTED);
     EXPECT(elapsed >= 199 && elapsed <= 250 + SLACK_MS);
     dlock_lock_free(lock);
+    dlock_locker_free(locker);
+}
+
+/* Nor must they end what waits for room in a socket's backlog. */
+static void connecting_among_signals(void) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "/tmp/dlock-signals-%ld", (long)getpid());
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    REQUIRE(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 0) == 0);
+    while (connect(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0), (struct sockaddr *)&address, sizeof address) == 0) {
+    }
+    char there[160];
+    snprintf(there, sizeof there, "redis+unix://%s", address.sun_path);
+    dlock_options *options = NULL;
+    dlock_locker *locker = NULL;
+    dlock_lock *lock = NULL;
+    OK(dlock_options_new(&options, &err));
+    OK(dlock_options_set_url(options, there, &err));
+    OK(dlock_options_set_connect_timeout_ms(options, 300, &err));
+    OK(dlock_locker_new(options, &locker, &err));
+    dlock_options_free(options);
+    struct sigaction action = {.sa_handler = ignore_signal, .sa_flags = SA_RESTART};
+    pthread_t self = pthread_self(), other;
+    sigaction(SIGUSR1, &action, NULL);
+    pestering = true;
+    REQUIRE(pthread_create(&other, NULL, pester, &self) == 0);
+    uint64_t start = now_ms();
+    EXPECT_STATUS(dlock_lock_new(locker, "signals", "test", &lock, &err), DLOCK_ERR_NOT_CONNECTED);
+    uint64_t elapsed = now_ms() - start;
+    pestering = false;
+    pthread_join(other, NULL);
+    EXPECT(strstr(err.message, "no connection within 300 ms") != NULL);
+    EXPECT(elapsed >= 290 && elapsed <= 350 + SLACK_MS);
+    unlink(address.sun_path);
     dlock_locker_free(locker);
 }
 
@@ -1214,6 +1249,7 @@ int main(int argc, char **argv) {
         run_check("a deadline is kept where the server is silent, and nothing is taken later", timeout_silent_server);
         run_check("a deadline is kept where the server is silent and signals come all the time",
                   timeout_silent_server_among_signals);
+        run_check("connecting waits for its time where signals come all the time", connecting_among_signals);
         run_check("is_locked, is_locked_by_me, owner ask the server", asks_the_server);
         run_check("a foreign value that is no UUID: locked; owner answers LOCKER", owner_no_uuid);
         run_check("fencing tokens grow after FLUSHALL", tokens_grow_after_flush);

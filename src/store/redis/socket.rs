@@ -73,13 +73,14 @@ impl Socket {
         if domain == Domain::UNIX {
             // A connect to a unix socket does not wait in `poll` but in the call, for room in the backlog.
             let deadline = Instant::now() + timeout;
-            let mut left = timeout;
             loop {
-                socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?;
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+                socket.set_write_timeout(Some(left.max(Duration::from_millis(1))))?; // 0 would be for ever
                 match socket.connect(peer) {
-                    Err(error) if error.kind() == ErrorKind::Interrupted && !left.is_zero() => {
-                        left = deadline.saturating_duration_since(Instant::now());
-                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     connected => break connected?,
                 }
             }
