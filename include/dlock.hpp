@@ -885,6 +885,9 @@ public:
 #if defined(__cpp_lib_jthread)
     /// False if `stop` ended the waiting.
     operation<bool> lock(mutex &of, std::stop_token stop);
+    /// False if that time was not enough, or if `stop` came first.
+    template <class Rep, class Period>
+    operation<bool> try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout, std::stop_token stop);
 #endif
 
     /// Resumes the coroutines whose operations have ended, 64 at most, and tells how many. Does not wait. What a coroutine lets
@@ -911,6 +914,9 @@ public:
     operation<void> release(mutex &of, sink to) noexcept;
 #if defined(__cpp_lib_jthread)
     operation<bool> lock(mutex &of, std::stop_token stop, sink to) noexcept;
+    template <class Rep, class Period>
+    operation<bool> try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout, std::stop_token stop,
+                                 sink to) noexcept;
 #endif
 
     /// Readable while there is something to resume: see queue::fd().
@@ -1055,9 +1061,9 @@ private:
         : queue_(queue), lock_(of.native_handle()), step_(what), timeout_(timeout), to_(to), raise_(raise) {}
 
 #if defined(__cpp_lib_jthread)
-    operation(coroutine_queue &queue, const mutex &of, std::stop_token stop, std::optional<sink> to,
+    operation(coroutine_queue &queue, const mutex &of, std::uint64_t timeout, std::stop_token stop, std::optional<sink> to,
               raise_function *raise) noexcept
-        : operation(queue, of, step::lock, DLOCK_WAIT_FOREVER, to, raise) {
+        : operation(queue, of, step::lock, timeout, to, raise) {
         stop_ = std::move(stop);
     }
 #endif
@@ -1162,11 +1168,24 @@ inline coroutine_queue::operation<void> coroutine_queue::release(mutex &of) {
 
 #if defined(__cpp_lib_jthread)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop, sink to) noexcept {
-    return {*this, of, std::move(stop), to, nullptr};
+    return {*this, of, DLOCK_WAIT_FOREVER, std::move(stop), to, nullptr};
 }
+
+template <class Rep, class Period>
+coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout,
+                                                               std::stop_token stop, sink to) noexcept {
+    return {*this, of, detail::milliseconds(timeout), std::move(stop), to, nullptr};
+}
+
 #if defined(DLOCK_EXCEPTIONS)
 inline coroutine_queue::operation<bool> coroutine_queue::lock(mutex &of, std::stop_token stop) {
-    return {*this, of, std::move(stop), std::nullopt, detail::raise};
+    return {*this, of, DLOCK_WAIT_FOREVER, std::move(stop), std::nullopt, detail::raise};
+}
+
+template <class Rep, class Period>
+coroutine_queue::operation<bool> coroutine_queue::try_lock_for(mutex &of, const std::chrono::duration<Rep, Period> &timeout,
+                                                               std::stop_token stop) {
+    return {*this, of, detail::milliseconds(timeout), std::move(stop), std::nullopt, detail::raise};
 }
 #endif
 #endif

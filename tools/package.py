@@ -33,7 +33,8 @@ TRIPLE = os.environ.get("CARGO_BUILD_TARGET", "")
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / TRIPLE / "release")
 PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "LICENSE")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs/*.md", "docs/performance/*.svg", "examples/c*/*.c*",
+             "examples/c*/README.md", "examples/c/Makefile")
 PACKAGES = ("libdlock0", "libdlock-dev")
 MAINTAINER = f"{os.environ.get('DEBFULLNAME') or 'The dlock authors'} <{os.environ.get('DEBEMAIL') or 'dlock@localhost'}>"
 
@@ -113,10 +114,9 @@ class Layout:
         yield self.libdir / "pkgconfig" / "dlock.pc", lambda: self.filled("dlock.pc")
         for name in ("dlock-config.cmake", "dlock-config-version.cmake"):
             yield self.libdir / "cmake" / "dlock" / name, lambda name=name: self.filled(name)
-        for name in DOCUMENTS:
-            yield self.docdir / name, (ROOT / name).read_bytes
-        for path in sorted((ROOT / "docs").glob("*.md")):
-            yield self.docdir / "docs" / path.name, path.read_bytes
+        for pattern in DOCUMENTS:
+            for path in sorted(ROOT.glob(pattern)):
+                yield self.docdir / path.relative_to(ROOT), path.read_bytes
 
     def library(self, name):
         if not (LIBRARY / name).exists():
@@ -154,9 +154,11 @@ class Layout:
 
     def uninstall(self, destination):
         """Removes what install() of this version writes, and the directories that are only dlock's."""
+        ours = {self.libdir / "cmake" / "dlock"}
         for path, _ in self.files():
             below(destination, path).unlink(missing_ok=True)
-        for directory in (self.docdir / "docs", self.docdir, self.libdir / "cmake" / "dlock"):
+            ours.update(directory for directory in path.parents if self.docdir in (directory, *directory.parents))
+        for directory in sorted(ours, reverse=True):
             try:
                 below(destination, directory).rmdir()
             except OSError:

@@ -145,11 +145,23 @@ CHECK("a stop token ends an await, before, during, and not after") {
         EXPECT(!code);
         ++answers;
     };
+    const auto timed = [&](std::chrono::milliseconds timeout, std::stop_token token) -> task {
+        EXPECT(!co_await locks.try_lock_for(waiter, timeout, token));
+        std::error_code code = errc::lost;
+        EXPECT(!co_await locks.try_lock_for(waiter, timeout, token, code));
+        EXPECT(!code);
+        ++answers;
+    };
     const task running = body(stop.get_token());
     EXPECT(locks.wait(50ms) == 0 && answers == 0);
     stop.request_stop();
     EXPECT(run_until(locks, [&] { return running.done(); }));
     EXPECT(answers == 2);
+    std::stop_source unused;
+    const task by_time = timed(20ms, unused.get_token());
+    EXPECT(run_until(locks, [&] { return by_time.done(); }));
+    const task by_stop = timed(1h, stop.get_token());
+    EXPECT(by_stop.done() && answers == 4);
 
     holder.unlock();
     std::stop_source late;
@@ -159,9 +171,13 @@ CHECK("a stop token ends an await, before, during, and not after") {
     late.request_stop();
     EXPECT(waiter.owns_lock());
     waiter.unlock();
+    const auto in_time = [&]() -> task { EXPECT(co_await locks.try_lock_for(waiter, 10s, unused.get_token())); };
+    const task timed_holding = in_time();
+    EXPECT(run_until(locks, [&] { return timed_holding.done(); }) && waiter.owns_lock());
+    waiter.unlock();
     // Stopped before, nothing is waited for, and nothing taken.
     const task unheld = body(late.get_token());
-    EXPECT(unheld.done() && answers == 4 && !waiter.is_locked());
+    EXPECT(unheld.done() && answers == 6 && !waiter.is_locked());
 }
 
 CHECK("a coroutine that is destroyed while it awaits gives up its place, and what it got unseen") {

@@ -167,6 +167,16 @@ CHECK("std::lock takes several locks in any order, without a deadlock, and one h
     forth.join();
     back.join();
     EXPECT(rounds == 20);
+
+    // One that fails leaves none held.
+    dlock::locker other(url);
+    dlock::mutex a(locker, "x", "cpp");
+    dlock::mutex b(other, "y", "cpp");
+    other.close();
+    EXPECT_THROW(errc::closed, std::lock(a, b));
+    EXPECT_THROW(errc::closed, std::scoped_lock(b, a));
+    EXPECT_THROW(errc::closed, std::try_lock(a, b));
+    EXPECT(!a.is_locked());
 }
 
 CHECK("threads with a mutex each take turns; one that two threads share says so to the second") {

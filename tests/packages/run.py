@@ -140,7 +140,7 @@ def staged():
     names = {str(path.relative_to(local)) for path in local.rglob("*") if not path.is_dir()}
     wanted = {"include/dlock.h", "include/dlock.hpp", f"lib/libdlock.so.{VERSION}", "lib/libdlock.so.0", "lib/libdlock.so",
               "lib/libdlock.a", "lib/pkgconfig/dlock.pc", "lib/cmake/dlock/dlock-config.cmake", "share/doc/dlock/LICENSE",
-              "share/doc/dlock/docs/install.md"}
+              "share/doc/dlock/docs/install.md", "share/doc/dlock/examples/c/minimal.c", "share/doc/dlock/examples/cpp/hello.cpp"}
     report.line(wanted <= names, "make install: every file is there", f"missing: {sorted(wanted - names)}")
     links = [os.readlink(local / "lib" / name) for name in ("libdlock.so", "libdlock.so.0")]
     report.line(links == ["libdlock.so.0", f"libdlock.so.{VERSION}"], "make install: the links lead from name to name",
