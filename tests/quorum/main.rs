@@ -12,3 +12,4 @@ mod forked;
 mod healthy;
 mod membership;
 mod scripts;
+mod steps;
