@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dlock::store::Store;
-use dlock::store::quorum::QuorumStore;
-use dlock::store::redis::{Address, Config};
 
 use crate::eventually::eventually;
 use crate::world::World;
@@ -46,8 +44,7 @@ fn readable(fd: Option<RawFd>) -> bool {
 #[test]
 fn links_do_not_look_after_the_socket_of_a_dead_server_whose_copy_a_child_has() {
     let mut world = World::new(3, 200);
-    let config = |port| Config::new(Address::Tcp { host: "127.0.0.1".into(), port });
-    let store = QuorumStore::new(world.servers.iter().map(|server| config(server.port())).collect(), 200).unwrap();
+    let store = world.store();
     let mut connection = store.connect(0).unwrap();
     let mut subscription = store.subscribe(":dlock:wake:forked", Arc::new(|| {})).unwrap();
     let (mut replies, mut pushes) = (Vec::new(), Vec::new());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dlock::Status;
 
-use crate::eventually::eventually;
+use crate::eventually::{PATIENCE, eventually};
 use crate::world::World;
 
 #[test]
@@ -81,7 +81,7 @@ fn a_waiter_brings_the_counters_of_all_servers_to_its_place() {
     // Whichever majority answers its try, one of these is among it.
     world.servers[..2].iter().for_each(|server| server.cmd::<()>(&["SET", ":dlock:fence", &ahead.to_string()]));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| waiter.acquire());
+        let waiting = scope.spawn(|| waiter.acquire_timeout(PATIENCE.as_millis() as u64));
         eventually("it is queued everywhere", || (0..3).all(|server| world.queued(server) == 1));
         for server in &world.servers {
             let counter: u64 = server.cmd(&["GET", ":dlock:fence"]);

@@ -15,4 +15,5 @@ mod forked;
 mod healthy;
 mod membership;
 mod scripts;
+mod steps;
 mod threads;

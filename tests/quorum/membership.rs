@@ -199,10 +199,18 @@ fn a_new_server_says_that_it_is_younger_than_it_is_and_never_older() {
 #[test]
 fn one_of_new_servers_that_is_flushed_is_not_taken_for_one_of_which_nothing_was_known() {
     let world = World::new(3, 2_000);
+    eventually("all have been up for a lease", || {
+        let up = |server: &RedisServer| {
+            let info: String = server.cmd(&["INFO", "server"]);
+            let seconds = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
+            seconds.expect("how long it is up").parse::<u64>().unwrap() >= 4
+        };
+        world.servers.iter().all(up)
+    });
     let (one, two) = (world.locker(), world.locker());
     let (held, other) = (world.handle(&one), world.handle(&two));
     held.acquire().unwrap();
-    // New servers are let in until a majority counts, and the third as well where it was looked at at the same time.
+    // They are let in as new until a majority counts, and the third as well where it was looked at at the same time.
     let counting: Vec<usize> = (0..3).filter(|&server| world.counts(server)).collect();
     assert!(counting.len() >= 2, "{counting:?}");
     counting[1..].iter().for_each(|&server| world.servers[server].cmd::<()>(&["FLUSHALL"]));

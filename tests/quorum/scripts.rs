@@ -77,6 +77,9 @@ fn a_server_is_let_in_for_the_loss_that_was_seen_and_after_its_delay() {
     assert!(now.counts && now.counter == FAR && now.lease_ms == 700 && now.fresh_ms == -1, "the counter of the others");
     assert!(server.admit(5, 0, 0, &[]), "two at once do no harm");
     assert_eq!(server.look(500).counter, FAR);
+    server.0.cmd::<()>(&["DEL", FENCE]);
+    let evicted = server.look(500);
+    assert!(!evicted.counts && evicted.since > again.since, "the delay that is over is another loss's");
 }
 
 #[test]

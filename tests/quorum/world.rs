@@ -1,6 +1,8 @@
 //! The servers of a quorum for one test, and what is done to them.
 
 use dlock::store::name::FENCE;
+use dlock::store::quorum::QuorumStore;
+use dlock::store::redis::{Address, Config};
 use dlock::store::{Name, TOKEN_FLOOR};
 use dlock::{Lock, Locker, Options};
 
@@ -40,6 +42,12 @@ impl World {
 
     pub fn locker(&self) -> Locker {
         Locker::new(&self.options()).expect("a locker")
+    }
+
+    /// The store beneath a locker.
+    pub fn store(&self) -> QuorumStore {
+        let config = |server: &RedisServer| Config::new(Address::Tcp { host: "127.0.0.1".into(), port: server.port() });
+        QuorumStore::new(self.servers.iter().map(config).collect(), self.lease_ms).unwrap()
     }
 
     /// A handle of the lock that the tests compete for.
