@@ -402,6 +402,19 @@ async def test_closing_releases_and_ends_waits(server, name):
 
 
 @on_loop
+async def test_a_cancelled_close_goes_on(server, name):
+    locker = dlock.AsyncLocker(server.url)
+    lock = locker.lock(name, "test")
+    await lock.acquire()
+    closing = asyncio.ensure_future(locker.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await until(lambda: locker.closed and server.holder(name) is None, "the release")
+
+
+@on_loop
 async def test_what_is_not_closed_is_collected(server, name):
     def connections():
         return server.ask("CLIENT", "LIST").decode().count("name=async-collected")
@@ -502,6 +515,22 @@ print("done")
 
 def test_a_forked_child_has_nothing_of_its_parents(server, name):
     assert run(FORK, server.url, name) == "done\n"
+
+
+def test_handlers_of_the_end_of_the_interpreter_may_close(server, name):
+    assert run("""
+import atexit, asyncio, dlock, sys
+
+@atexit.register
+def close():
+    asyncio.run(locker.close())
+    print(locker)
+
+locker = dlock.AsyncLocker(sys.argv[1])
+lock = locker.lock(sys.argv[2], "test")
+asyncio.run(lock.acquire())
+""", server.url, name) == f"<dlock.AsyncLocker {server.url} closed>\n"
+    assert server.holder(name) is None
 
 
 def test_the_end_of_the_interpreter_releases_and_does_not_hang(server, name):

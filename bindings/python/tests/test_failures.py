@@ -319,6 +319,29 @@ with dlock.Locker(sys.argv[1]) as locker, locker.lock(sys.argv[2], "test"):
         eventually(lambda: server.waiters(name) == 0, "an empty queue")
 
 
+def test_ctrl_c_again_ends_what_leaving_the_blocks_waits_for(own_server, name):
+    """Releasing and closing, where the server stands still."""
+    holding = program("""
+import dlock, sys, time
+with dlock.Locker(sys.argv[1], response_timeout=9) as locker, locker.lock(sys.argv[2], "test"):
+    print("held")
+    time.sleep(600)
+""", own_server.url, name)
+    try:
+        assert holding.stdout.readline() == "held\n"
+        own_server.process.send_signal(signal.SIGSTOP)
+        end = time.monotonic() + PATIENCE
+        while holding.poll() is None:
+            assert time.monotonic() < end, "it does not end"
+            holding.send_signal(signal.SIGINT)
+            time.sleep(0.1)  # as somebody presses the key
+        errors = holding.communicate()[1]
+        assert holding.returncode == -signal.SIGINT and errors.rstrip().endswith("KeyboardInterrupt"), errors
+    finally:
+        holding.kill()
+        holding.communicate()
+
+
 # --- forks ---
 
 FORK = """

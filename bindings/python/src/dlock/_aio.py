@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import time
 import weakref
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional, Tuple, Type
 
@@ -37,6 +37,7 @@ class AsyncLocker(LockerBase):
         # A loop keeps its port alive until it is closed, or the locker is.
         self._ports: "weakref.WeakValueDictionary[int, Port]" = weakref.WeakValueDictionary()
         self._opener = Opener()
+        self._closer = Threads(1, "dlock-close")
         self._threads = Threads(THREADS, "dlock-extend")
 
     def lock(
@@ -64,11 +65,11 @@ class AsyncLocker(LockerBase):
 
     async def close(self) -> None:
         """Releases what is held and ends what waits, with `ClosedError`; takes at most one response timeout. Closing again does
-        nothing. In a forked child it lets go of what is the parent's."""
-        closing = ThreadPoolExecutor(1, "dlock-closing")  # which the end of the interpreter waits for
-        closed = asyncio.get_running_loop().run_in_executor(closing, self._close)
-        closing.shutdown(wait=False)
-        await closed
+        nothing. A cancelled task does not stop it. In a forked child it lets go of what is the parent's."""
+        if self._blocks_to_close():
+            await asyncio.shield(asyncio.wrap_future(self._closer.call(self._close)))
+        else:
+            self._close()
 
     async def __aenter__(self) -> "AsyncLocker":
         return self

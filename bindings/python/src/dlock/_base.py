@@ -22,6 +22,7 @@ from ._errors import (
 )
 from ._library import Duration, Options
 from ._native import ffi, lib
+from ._threads import call_apart
 
 # What watches and operations are known by in a queue.
 numbers = itertools.count(1)
@@ -82,6 +83,9 @@ class LockerBase:
         locks away: one sentence each, for a log. No I/O."""
         return _library.warnings_of(self._handle())
 
+    def _blocks_to_close(self) -> bool:
+        return self._native is not None and self._pid == os.getpid()
+
     def _close(self) -> None:
         handle, self._native = self._native, None
         if handle is not None and self._pid == os.getpid():  # a child only lets go of what is its parent's
@@ -106,7 +110,7 @@ opened: "weakref.WeakSet[LockerBase]" = weakref.WeakSet()
 @atexit.register
 def close_all() -> None:
     for locker in list(opened):
-        locker._close()
+        call_apart(locker._close)  # so that Ctrl-C ends it, too
 
 
 class LockBase:

@@ -63,7 +63,10 @@ class Locker(LockerBase):
         """Releases what is held and ends what waits, with `ClosedError`. Blocks for the releases, at most one response timeout.
         Closing again does nothing. Any thread. In a forked child it lets go of what is the parent's."""
         self._idle.clear()
-        self._close()
+        if self._blocks_to_close() and on_main_thread():
+            call_apart(self._close)  # so that handlers of signals run
+        else:
+            self._close()
 
     def __enter__(self) -> "Locker":
         return self
@@ -283,7 +286,10 @@ class Lock(LockBase):
             return
         lost = self.lost
         try:
-            self.release()
+            if exception is not None and on_main_thread():  # such as that of Ctrl-C: the next one need not wait
+                self._through_queue(lib.dlock_submit_release)
+            else:
+                self.release()
         except DlockError as error:
             if exception is None:
                 raise self._missed(error, lost) from None

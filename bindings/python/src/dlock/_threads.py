@@ -23,14 +23,16 @@ class Threads:
         self._count = self._idle = 0
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Where the future is cancelled before its turn, there is no call."""
+        """Where the future is cancelled before its turn, there is no call. Where no thread is to be had, this one makes it."""
         future: "Future[Any]" = Future()
         with self._changed:
             if self._count < self._limit and self._idle <= len(self._work):
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
-                self._count += 1
-            self._work.append((future, function, arguments))
-            self._changed.notify()
+                self._count += started(threading.Thread(target=self._run, name=self._name, daemon=True))
+            if self._count > 0:
+                self._work.append((future, function, arguments))
+                self._changed.notify()
+                return future
+        fulfil(future, function, arguments)
         return future
 
     def _run(self) -> None:
@@ -51,6 +53,15 @@ class Threads:
         return True
 
 
+def started(thread: threading.Thread) -> bool:
+    """False at the end of the interpreter, and where the system has no more of them."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
+
+
 def fulfil(future: "Future[Any]", function: Callable[..., Any], arguments: Tuple[Any, ...]) -> None:
     try:
         future.set_result(function(*arguments))
@@ -63,6 +74,7 @@ def call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function on a thread of its own and waits for it, which handlers of signals may interrupt."""
     future: "Future[Any]" = Future()
     thread = threading.Thread(target=fulfil, args=(future, function, arguments), name="dlock-apart", daemon=True)
-    thread.start()
+    if not started(thread):
+        return function(*arguments)
     thread.join()
     return future.result()
