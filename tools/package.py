@@ -139,16 +139,18 @@ class Layout:
         return re.sub(r"@([A-Z_]+)@", lambda match: str(values[match.group(1)]), text).encode()
 
     def install(self, destination):
-        """Each file is written beside its place and moved there: a program that runs keeps the library it has."""
-        for path, source in self.files():
+        """All or nothing, where something is missing. Each file is written beside its place and moved there: a program that runs
+        keeps the library it has."""
+        contents = [(path, source if isinstance(source, str) else source()) for path, source in self.files()]
+        for path, content in contents:
             target = below(destination, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             fresh = target.with_name(f".{target.name}.new")
             fresh.unlink(missing_ok=True)
-            if isinstance(source, str):
-                fresh.symlink_to(source)
+            if isinstance(content, str):
+                fresh.symlink_to(content)
             else:
-                fresh.write_bytes(source())
+                fresh.write_bytes(content)
                 fresh.chmod(0o755 if ".so" in target.name else 0o644)
             fresh.replace(target)
 

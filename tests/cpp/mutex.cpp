@@ -17,11 +17,11 @@ static_assert(!std::is_copy_constructible_v<dlock::locker> && std::is_nothrow_mo
 static_assert(noexcept(std::declval<dlock::mutex &>().unlock()) && !noexcept(std::declval<dlock::mutex &>().lock()));
 static_assert(std::is_nothrow_copy_constructible_v<dlock::error>);
 
-// Lockers whose locks end after 300 ms.
+// Lockers whose locks end after a second, which is time enough for a call or two on a machine that is busy.
 static dlock::options forgetful() {
     dlock::options settings;
     settings.url = url;
-    settings.lease = 300ms;
+    settings.lease = 1s;
     settings.auto_renew = false;
     return settings;
 }

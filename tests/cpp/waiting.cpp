@@ -79,7 +79,7 @@ CHECK("the descriptor is readable while there are events") {
 CHECK("a watch tells that the lock is lost, with its token") {
     dlock::options settings;
     settings.url = url;
-    settings.lease = 200ms;
+    settings.lease = 1s;
     settings.auto_renew = false;
     dlock::locker locker(settings);
     dlock::queue events(locker);

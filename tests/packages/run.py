@@ -173,9 +173,10 @@ def staged():
     report.line(not (local / "share/doc/dlock").exists(), "make uninstall: the directories that were dlock's are gone")
     for words, variables in (("PREFIX: usr is not an absolute path", {"PREFIX": "usr"}),
                              ("LIBDIR: '/a b' has a space", {"LIBDIR": "/a b"}),
-                             ("is missing: make build", {"DLOCK_LIB_DIR": str(stage)})):
+                             ("is missing: make build", {"DLOCK_LIB_DIR": str(stage), "PREFIX": "/opt/missing"})):
         status, output = run(package("install"), 30, env=dict(environment, DESTDIR=str(stage), **variables))
         report.line(status == 1 and words in output, f"make install says: {words}", output)
+    report.line(not (stage / "opt/missing").exists(), "make install: where a library is missing nothing is installed")
 
 
 def tarball():
