@@ -307,6 +307,27 @@ fn an_inspection_that_is_refused_for_long_ends_with_the_servers_words() {
 }
 
 #[test]
+fn an_acquisition_without_a_number_is_tried_again_for_the_response_timeout_and_then_given_up() {
+    let mut b = Bench::new();
+    b.start(10, Operation::Acquire { deadline: None }, 1);
+    let mut now = 20;
+    while b.done.is_empty() {
+        assert!(now < 20_000_000, "it is tried for ever");
+        if !b.sent.is_empty() {
+            let error = ServerError { class: ErrorClass::Retry, text: "the counter was not lifted".into() };
+            b.reply(now, Reply::TakenUndrawn { error });
+        }
+        now = b.engine.next_timer().expect("tried again, or given up");
+        b.tick(now);
+    }
+    let (_, answer) = b.done.remove(0);
+    let error = answer.expect_err("refused");
+    assert!(error.status == Status::Locker && error.message.ends_with("not lifted"), "{error:?}");
+    assert_eq!(now, 20 + 5_000_000, "the response timeout");
+    assert!(b.sent.iter().any(|(_, op)| matches!(op, Op::Release { leave: true })), "{:?}", b.sent);
+}
+
+#[test]
 fn a_lost_locks_key_is_left_to_its_lease_since_its_caller_may_not_have_noticed() {
     let other = Holder::Acquisition(Acquisition { owner: Uuid::from_u128(9), attempt: 1 });
     // The validity runs out by itself; after a shortening extension, when the key lives on; in an extension's answer.

@@ -405,10 +405,10 @@ impl<T: Clone> Handle<T> {
             return self.on_other_reply(core, now, pending, reply);
         }
         self.request = None;
-        if let Reply::Error(error) = &reply
-            && error.class.passes()
+        if let Some(error) = passing(&reply)
             && !self.is_cancelled()
         {
+            self.exposed |= matches!(reply, Reply::TakenUndrawn { .. });
             return self.retry_later(core, now, pending.request.op, error);
         }
         self.give_up_at = Time::MAX;
@@ -460,9 +460,6 @@ impl<T: Clone> Handle<T> {
             Reply::Taken { token } => return self.on_taken(core, now, pending, token),
             Reply::TakenUndrawn { error } => {
                 self.exposed = true;
-                if (error.class.passes() || error.class == ErrorClass::Reconnect) && !self.is_cancelled() {
-                    return self.retry_later(core, now, pending.request.op, &error);
-                }
                 return self.fail(core, now, self.refused(&error.text));
             }
             _ if self.is_cancelled() => {
@@ -1007,6 +1004,15 @@ impl<T: Clone> Handle<T> {
         };
         let retry = if self.retry_at != 0 && self.request.is_none() { self.retry_at } else { Time::MAX };
         due.min(phase).min(retry)
+    }
+}
+
+/// The refusal of a step that is to be tried again. One that took the lock without a number was refused as well.
+fn passing(reply: &Reply) -> Option<&ServerError> {
+    match reply {
+        Reply::Error(error) if error.class.passes() => Some(error),
+        Reply::TakenUndrawn { error } if error.class.passes() || error.class == ErrorClass::Reconnect => Some(error),
+        _ => None,
     }
 }
 

@@ -47,6 +47,27 @@ fn hand_off(cluster: &Cluster, url: &str, expected: (usize, usize)) {
     assert_eq!(own.warnings().unwrap(), [] as [String; 0]);
 }
 
+/// Where the counter of a slot cannot be lifted, no number of it is a token (rule 5).
+#[test]
+fn a_lock_whose_counter_could_not_be_lifted_is_not_acquired() {
+    let cluster = Cluster::start(3, 0, &[]);
+    let mut options = crate::options(&user(&cluster, "lifts", &[]));
+    options.set_response_timeout_ms(500).unwrap();
+    let own = dlock::Locker::new(&options).unwrap();
+    // To each node there is a connection when the right is taken away; the second slot is a new one on it.
+    let names = cluster.names_on(0, 2);
+    let (first, second) = (lock(&own, &names[0]), lock(&own, &names[1]));
+    first.acquire().unwrap();
+    first.release().unwrap();
+    cluster.servers[0].cmd::<()>(&["ACL", "SETUSER", "lifts", "-persist"]);
+    let error = second.acquire().unwrap_err();
+    assert_eq!(error.status, Status::Locker, "{error}");
+    assert!(error.message.contains("the counter was not lifted"), "{error}");
+    cluster.servers[0].cmd::<()>(&["ACL", "SETUSER", "lifts", "+persist"]);
+    second.acquire_timeout(20_000).unwrap();
+    second.release().unwrap();
+}
+
 #[test]
 fn the_documented_rights_are_enough_and_each_that_is_missing_is_named_or_done_without() {
     let cluster = Cluster::start(3, 0, &[]);

@@ -1,9 +1,14 @@
 //! Waiting and hand-offs: sharded messages where the servers have them, plain ones where not.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dlock::store::redis::slot::slot;
+use dlock::store::redis::{Address, ClusterStore, Config};
+use dlock::store::{Acquisition, Connection, Name, Op, Push, Reply, Request, RequestId, Seat, Store, Subscription};
 use dlock::{Locker, WAIT_FOREVER};
+use uuid::Uuid;
 
 use crate::deployment::Cluster;
 use crate::eventually::{PATIENCE, eventually};
@@ -12,6 +17,11 @@ use crate::{lock, locker};
 
 /// Well below the interval of re-checks, which is 5 s at least: the message was read.
 pub const AT_ONCE: Duration = Duration::from_millis(2_500);
+
+/// Of a locker that is none.
+const CHANNEL: &str = ":dlock:wake:0123456789abcdef0123456789abcdef";
+
+const JOIN: Op = Op::Join { lease_ms: 30_000, place: 0, queue: true };
 
 /// A cluster of each of the servers, and whether it has sharded messages.
 pub fn on_each_server(check: impl Fn(&Cluster, bool) + Sync) {
@@ -119,6 +129,128 @@ fn sockets() -> usize {
         std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
     };
     links.map(is_socket).filter(|is| *is).count()
+}
+
+/// The store beneath a locker, whose connection and subscription get their turns from a test.
+struct Beneath {
+    connection: Box<dyn Connection>,
+    messages: Box<dyn Subscription>,
+    replies: Vec<(RequestId, Reply)>,
+    name: Arc<Name>,
+}
+
+impl Beneath {
+    /// The first owner, of another locker, holds a lock on the second server: that of this number.
+    fn held(cluster: &Cluster, number: usize) -> Self {
+        let address = |server: &RedisServer| Address::Tcp { host: "127.0.0.1".into(), port: server.port() };
+        let seeds: Vec<Address> = cluster.servers.iter().map(address).collect();
+        let store = ClusterStore::new(seeds.clone(), Config::new(seeds[0].clone()));
+        let connection = store.connect(0).unwrap();
+        let messages = store.subscribe(CHANNEL, Arc::new(|| {})).unwrap();
+        let name = Arc::new(Name::new(&cluster.names_on(1, number + 1)[number], "g").unwrap());
+        let mut this = Beneath { connection, messages, replies: Vec::new(), name };
+        this.push(1, Op::Try { lease_ms: 30_000 });
+        assert!(matches!(this.replies(1)[..], [Reply::Taken { .. }]));
+        this
+    }
+
+    /// Asks for that owner; the answer has its number.
+    fn push(&mut self, owner: u64, op: Op) {
+        let acquisition = Acquisition { owner: Uuid::from_u128(owner.into()), attempt: 1 };
+        let channel = if owner == 1 { "another's" } else { CHANNEL }.into();
+        let request =
+            Request { name: Arc::clone(&self.name), acquisition, seat: Seat { claim_ms: 3_000, channel }, op };
+        self.connection.push(RequestId(owner), request);
+    }
+
+    /// So many answers, in order of their numbers.
+    fn replies(&mut self, count: usize) -> Vec<Reply> {
+        eventually("they are answered", || {
+            self.connection.turn(Duration::from_millis(1), &mut self.replies).unwrap();
+            self.replies.len() == count
+        });
+        self.replies.sort_by_key(|(id, _)| *id);
+        self.replies.drain(..).map(|(_, reply)| reply).collect()
+    }
+
+    /// The second owner waits.
+    fn queue(&mut self) {
+        self.push(2, JOIN);
+        assert!(matches!(self.replies(1)[..], [Reply::Queued { .. }]));
+    }
+
+    /// The next message.
+    fn message(&mut self) -> Push {
+        let (mut pushes, mut number) = (Vec::new(), 0);
+        eventually("a message", || {
+            number += 1;
+            self.messages.ping(number).unwrap(); // has it look around
+            self.messages.receive(&mut pushes).unwrap();
+            pushes.retain(|push| !matches!(push, Push::Pong { .. }));
+            !pushes.is_empty()
+        });
+        pushes.remove(0)
+    }
+
+    fn give_up(&mut self, owners: &[u64]) {
+        owners.iter().for_each(|&owner| self.push(owner, Op::Release { leave: true }));
+        self.replies(owners.len());
+    }
+}
+
+#[test]
+fn a_join_that_comes_when_the_channel_is_there_waits_behind_those_that_waited_for_it() {
+    let cluster = Cluster::shared();
+    let mut beneath = Beneath::held(&cluster, 3);
+    beneath.push(2, JOIN);
+    // The channel's confirmation is read while the connection does not get its turn.
+    eventually("the channel is subscribed to", || {
+        beneath.messages.receive(&mut Vec::new()).unwrap();
+        subscriptions_to(&cluster, CHANNEL)
+    });
+    (0..3).for_each(|_| beneath.messages.receive(&mut Vec::new()).unwrap());
+    beneath.push(3, JOIN);
+    let replies = beneath.replies(2);
+    let place = |reply: &Reply| if let Reply::Queued { place, .. } = reply { *place } else { panic!("{reply:?}") };
+    assert!(place(&replies[0]) < place(&replies[1]), "{replies:?}");
+    beneath.give_up(&[3, 2, 1]);
+}
+
+#[test]
+fn a_message_is_news_and_no_acquisition() {
+    let cluster = Cluster::shared();
+    let mut beneath = Beneath::held(&cluster, 4);
+    beneath.queue();
+    beneath.give_up(&[1]);
+    let Push::HandOff { hand_off, .. } = beneath.message() else { panic!("no hand-off") };
+    assert_eq!((hand_off.acquisition.owner, hand_off.token), (Uuid::from_u128(2), 0));
+    beneath.give_up(&[2]);
+}
+
+#[test]
+fn who_may_have_missed_a_message_is_told_to_ask_again() {
+    let cluster = Cluster::start(3, 0, &[]);
+    let mut beneath = Beneath::held(&cluster, 0);
+    let key = beneath.name.key().to_owned();
+    beneath.queue();
+    cluster.servers[1].cmd::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    assert_eq!(beneath.message(), Push::Dropped { key: key.clone() }, "its connection ended");
+    let slot = slot(&key);
+    cluster.begin_move(slot, 1, 2);
+    cluster.keys_in(slot, 1).iter().for_each(|key| cluster.move_key(key, 1, 2));
+    cluster.end_move(slot, 1, 2);
+    assert_eq!(beneath.message(), Push::Dropped { key }, "the slot is read elsewhere");
+    beneath.give_up(&[2, 1]);
+}
+
+/// Does any node have readers of that locker's channels, sharded or plain?
+fn subscriptions_to(cluster: &Cluster, channel: &str) -> bool {
+    let digits = channel.rsplit(':').next().unwrap();
+    let listed = |server: &RedisServer, kind: &str| {
+        let listed = server.try_cmd::<Vec<String>>(&["PUBSUB", kind]).unwrap_or_default();
+        listed.iter().any(|listed| listed.ends_with(digits))
+    };
+    cluster.servers.iter().any(|server| listed(server, "SHARDCHANNELS") || listed(server, "CHANNELS"))
 }
 
 /// Many locks over all slots, each held by one locker and waited for in another.
