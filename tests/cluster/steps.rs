@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dlock::Status;
 use dlock::store::Name;
+use dlock::store::name::FENCE;
 use dlock::store::redis::slot::slot;
 
 use crate::deployment::Cluster;
@@ -110,4 +111,28 @@ fn what_is_no_cluster_and_what_is_one_is_said() {
     let refused: Vec<String> = refused.collect();
     assert_eq!(refused.len(), 3);
     assert!(refused.iter().all(|message| message.contains("redis-cluster://")), "{refused:?}");
+}
+
+/// The highest number seen of a slot is told to the server with the next connection (rule 5).
+#[test]
+fn tokens_of_a_slot_rise_past_a_counter_that_was_ahead_of_the_clock_and_is_lost_with_the_connection() {
+    let cluster = Cluster::start(3, 0, &[]);
+    let name = cluster.name_on(1);
+    let own = locker(&cluster.url());
+    let one = lock(&own, &name);
+    let pair = || {
+        one.acquire().unwrap();
+        let token = one.fencing_token().unwrap();
+        one.release().unwrap();
+        token
+    };
+    let counter = format!("{FENCE}:{}", Name::new(&name, "g").unwrap().tag());
+    let ahead = pair() + 1_000_000_000_000;
+    cluster.servers[1].cmd::<()>(&["SET", &counter, &ahead.to_string()]);
+    let seen = pair();
+    assert!(seen > ahead);
+    cluster.servers[1].cmd::<()>(&["DEL", &counter]);
+    cluster.servers[1].cmd::<()>(&["CLIENT", "KILL", "TYPE", "normal"]);
+    let next = pair();
+    assert!(next > seen, "{next} after {seen}");
 }
