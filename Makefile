@@ -3,7 +3,7 @@
 PYTHON ?= python3
 CARGO ?= cargo
 
-.PHONY: help build install uninstall dist deb abi abidiff abidiff-prove demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header docs fmt servers python clean
+.PHONY: help build install uninstall dist deb abi abidiff abidiff-prove demo demo-failover demo-cluster test bench soak sanitize fuzz sim shuttle planted model bugs history reliability header notices docs fmt servers python clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,9 @@ history: ## judge a recorded history: FILES="a b …"
 
 header: ## write include/dlock.h anew from the Rust sources
 	DLOCK_UPDATE_HEADER=1 $(CARGO) test --locked --test header
+
+notices: ## write THIRD-PARTY-NOTICES anew, from what cargo has fetched
+	@$(PYTHON) tools/notices.py
 
 docs: python ## the API as pages below target/docs/: C and C++ by doxygen (to be installed), Rust by cargo, Python by pdoc
 	@mkdir -p target/docs

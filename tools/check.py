@@ -42,6 +42,7 @@ STEPS = [
     Step("rustfmt", ["cargo", "fmt", "--all", "--", "--check", "--color", "never"], 60),
     Step("python", [PYTHON, "-m", "py_compile"] + PYTHON_FILES, 60),
     Step("check itself", [PYTHON, "tools/check_test.py"], 120, "lines"),
+    Step("notices", [PYTHON, "tools/notices.py", "--check"], 300),
     Step("bugs", [PYTHON, "tools/bugs.py", "--check"], 60, "lines"),
     Step("servers", [PYTHON, "tools/servers.py", "check"], 300, "lines"),
     Step("clippy", ["cargo", "clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"], 420),

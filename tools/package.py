@@ -33,7 +33,9 @@ TRIPLE = os.environ.get("CARGO_BUILD_TARGET", "")
 LIBRARY = Path(os.environ.get("DLOCK_LIB_DIR") or ROOT / os.environ.get("CARGO_TARGET_DIR", "target") / TRIPLE / "release")
 PACKAGING = ROOT / "packaging"
 HEADERS = ("dlock.h", "dlock.hpp")
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "docs/*.md", "docs/performance/*.svg", "examples/c*/*.c*",
+# What must go with every copy of the library.
+LICENCES = ("LICENSE", "THIRD-PARTY-NOTICES")
+DOCUMENTS = (*LICENCES, "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/performance/*.svg", "examples/c*/*.c*",
              "examples/c*/README.md", "examples/c/Makefile")
 PACKAGES = ("libdlock0", "libdlock-dev")
 MAINTAINER = f"{os.environ.get('DEBFULLNAME') or 'The dlock authors'} <{os.environ.get('DEBEMAIL') or 'dlock@localhost'}>"
@@ -266,9 +268,10 @@ def split(layout, trees):
     for name in PACKAGES:
         place = below(trees[name], layout.docdir).with_name(name)
         place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "LICENSE", place / "copyright")
+        (place / "copyright").write_text("\n".join((ROOT / name).read_text() for name in LICENCES))
         (place / "changelog.gz").write_bytes(gzip.compress(debian_changelog().encode(), 9, mtime=0))
-    (documents.with_name(development) / "LICENSE").unlink()
+    for name in LICENCES:
+        (documents.with_name(development) / name).unlink()
 
 
 def debian_changelog():

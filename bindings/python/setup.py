@@ -39,10 +39,11 @@ class SourcesWithRust(sdist):
                 shutil.copytree(origin, copy, dirs_exist_ok=True)
             else:
                 shutil.copy(origin, copy)
-        licence = Path(base_dir) / "LICENSE"  # a link, in the repository
-        content = licence.read_bytes()
-        licence.unlink()
-        licence.write_bytes(content)
+        for name in ("LICENSE", "THIRD-PARTY-NOTICES"):  # links, in the repository
+            licence = Path(base_dir) / name
+            content = licence.read_bytes()
+            licence.unlink()
+            licence.write_bytes(content)
 
 
 setup(version=build_native.version(), cffi_modules=["build_native.py:builder"],

@@ -461,6 +461,14 @@ def test_the_wheel_needs_nothing_but_libc_and_libgcc():
     assert dlock._native.__file__.startswith(sys.prefix)
 
 
+def test_the_wheel_carries_the_licences_of_what_is_in_it():
+    from importlib.metadata import files
+
+    licences = {file.name: file.read_text() for file in files("dlock-redis") if "licenses" in file.parts}
+    assert sorted(licences) == ["LICENSE", "THIRD-PARTY-NOTICES"]
+    assert "rustls" in licences["THIRD-PARTY-NOTICES"]
+
+
 # --- garbage ---
 
 CYCLES = """
