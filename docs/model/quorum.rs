@@ -115,7 +115,7 @@ impl S {
       if f.places && c.place == 0 { if c.st == St::Round { if said >= q && f.straight { self.queue_up(f, i) } else if said == N && taken == 0 { self.seat(f, i, place); self.round(f, i, false) } else if said >= q || none == 0 { self.give_back(f, i) } } return }
       if taken == 0 && f.queue && c.vote.contains(&Vote::Not) { c.st = St::Wait } else { self.give_back(f, i) } } }
   fn hold(&mut self, f: &Cfg, i: usize) { let c = &mut self.c[i];
-    if c.age >= LEASE && f.bug != Bug::FromReply { if f.rounds == 1 { return self.give_back(f, i) } // too late: it joins again under the same attempt
+    if c.age >= LEASE && f.bug != Bug::FromReply { if f.rounds == 1 || c.con.iter().any(|x| x.len() > 1) { return self.give_back(f, i) } // too late: it joins again under the same attempt
       if f.rounds > 1 { if c.rounds == 1 { return self.give_back(f, i) } c.rounds -= 1 } return self.round(f, i, false) }
     if f.order && (0..f.n).any(|j| c.ahead[j]) { self.bad = Some("who came later is served before one who was queued everywhere") }
     let c = &mut self.c[i];

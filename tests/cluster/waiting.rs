@@ -123,12 +123,9 @@ fn waiters_that_may_not_be_sent_messages_poll() {
     assert!(own.warnings().unwrap().iter().any(|text| text.contains("127.0.0.1:") && text.contains("channels")));
 }
 
-fn sockets() -> usize {
-    let links = std::fs::read_dir("/proc/self/fd").unwrap();
-    let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
-        std::fs::read_link(entry.unwrap().path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
-    };
-    links.map(is_socket).filter(|is| *is).count()
+/// Connections of clients to all nodes.
+fn connections(cluster: &Cluster) -> usize {
+    cluster.servers.iter().map(|server| server.cmd::<String>(&["CLIENT", "LIST"]).lines().count()).sum()
 }
 
 /// The store beneath a locker, whose connection and subscription get their turns from a test.
@@ -274,13 +271,14 @@ fn many(cluster: &Cluster, count: usize) {
         held.submit_acquire(holder, WAIT_FOREVER, i as u64).unwrap();
     }
     all(&held, "held");
-    let before = sockets();
+    let before = connections(cluster);
     for (i, waiter) in waiters.iter().enumerate() {
         awaited.submit_acquire(waiter, WAIT_FOREVER, i as u64).unwrap();
     }
     eventually("all wait", || (0..3).map(|server| self::waiters(cluster, server)).sum::<u64>() == count as u64);
-    println!("{count} waiters: {} sockets more", sockets() - before);
-    assert!(sockets() - before <= 4 * 3 + 3, "{}", sockets() - before);
+    let more = connections(cluster).saturating_sub(before);
+    println!("{count} waiters: {more} connections more");
+    assert!(more <= 4 * 3 + 3, "{more}");
     let begun = Instant::now();
     for (i, holder) in holders.iter().enumerate() {
         held.submit_release(holder, i as u64).unwrap();
