@@ -159,15 +159,18 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.members.iter().for_each(Store::stop);
         let guests: Vec<_> = self.keeping().guests.iter().filter_map(Weak::upgrade).collect();
-        for (server, name) in self.names.iter().enumerate() {
-            let failure = Failure { text: format!("{name}: no longer wanted"), passes_in: None };
-            guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
-        }
+        (0..self.members.len()).for_each(|server| self.forsake(server, &guests));
         loop {
             self.changed.notify_all();
             let Some(thread) = self.keeping().threads.pop() else { return };
             thread.join();
         }
+    }
+
+    /// Nobody will connect those links to that server any more.
+    fn forsake(&self, server: usize, guests: &[Arc<dyn Guest>]) {
+        let failure = Failure { text: format!("{}: no longer wanted", self.names[server]), passes_in: None };
+        guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
     }
 
     /// Serves the links that lack that server, until none does.
@@ -179,7 +182,8 @@ impl Shared {
             let guests: Vec<_> = guests.filter(|guest| guest.lacks(server)).collect();
             if guests.is_empty() || self.stopped.load(Ordering::Acquire) {
                 keeping.running[server] = false;
-                return;
+                drop(keeping);
+                return self.forsake(server, &guests);
             }
             let wishes = keeping.wishes;
             drop(keeping);
