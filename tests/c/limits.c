@@ -111,7 +111,7 @@ static void reconnecting_without_descriptors(void) {
     dlock_locker *locker = NULL, *other = new_locker(30000, true);
     OK(dlock_options_new(&options, &err));
     OK(dlock_options_set_url(options, url, &err));
-    OK(dlock_options_set_response_timeout_ms(options, 300, &err));
+    OK(dlock_options_set_response_timeout_ms(options, 1500, &err));
     OK(dlock_locker_new(options, &locker, &err));
     dlock_options_free(options);
     dlock_lock *lock = new_lock(locker, "limits"), *held = new_lock(other, "limits");
