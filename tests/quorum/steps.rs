@@ -38,7 +38,7 @@ fn no_step_is_carried_out_by_a_server_that_lost_its_data_nor_brings_its_counter_
     let world = World::new(3, LEASE_MS);
     let store = world.store();
     let mut connection = store.connect(0).unwrap();
-    let mut replies = Vec::new();
+    let (mut replies, mut number) = (Vec::new(), 0);
     let place = 1 << 52;
     let steps = [
         Op::Join { lease_ms: LEASE_MS, place, queue: true },
@@ -54,7 +54,6 @@ fn no_step_is_carried_out_by_a_server_that_lost_its_data_nor_brings_its_counter_
             (0..3).all(|server| world.counts(server)) && world.servers.iter().all(asked)
         });
         world.servers[0].cmd::<()>(&["FLUSHALL"]);
-        let mut number = 0;
         eventually("it is found to have lost its data", || {
             // Not the first, where the connection to it is still on its way to the link.
             number += 1;
