@@ -1,11 +1,13 @@
 //! All servers are there.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dlock::Status;
+use dlock::store::Store;
 
 use crate::eventually::{PATIENCE, eventually};
+use crate::redis_server::RedisServer;
 use crate::world::World;
 
 #[test]
@@ -92,4 +94,20 @@ fn a_waiter_brings_the_counters_of_all_servers_to_its_place() {
     });
     assert!(waiter.fencing_token().unwrap() > ahead);
     waiter.release().unwrap();
+}
+
+#[test]
+fn a_subscription_that_is_lost_at_one_server_is_made_anew() {
+    let world = World::new(3, 200);
+    let store = world.store();
+    let mut subscription = store.subscribe(":dlock:wake:healthy", Arc::new(|| {})).unwrap();
+    let mut pushes = Vec::new();
+    for _ in 0..2 {
+        eventually("all servers are subscribed to", || {
+            subscription.receive(&mut pushes).unwrap();
+            let read = |server: &RedisServer| !server.cmd::<Vec<String>>(&["PUBSUB", "CHANNELS"]).is_empty();
+            world.servers.iter().all(read)
+        });
+        world.servers[1].cmd::<()>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    }
 }

@@ -130,3 +130,26 @@ impl Copying {
 pub fn without_token(hand_off: HandOff) -> HandOff {
     HandOff { token: 0, ..hand_off }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_copies_are_refused_with_what_is_missing() {
+        let judge = |on_disk, wire: &[u8]| {
+            let copies = Copies { replicas: 2, on_disk, timeout: Duration::from_millis(7) };
+            let (value, _) = resp::parse(wire).unwrap().expect("a whole value");
+            copies.judge(&value).map_err(|error| error.text)
+        };
+        let refused = |text: &str| Err(text.to_owned());
+        assert_eq!(judge(false, b":2\r\n"), Ok(()));
+        assert_eq!(judge(false, b":1\r\n"), refused("NOREPLICAS only 1 of 2 replicas had the lock after 7 ms"));
+        assert_eq!(judge(true, b"*2\r\n:1\r\n:2\r\n"), Ok(()));
+        assert_eq!(judge(true, b"*2\r\n:0\r\n:2\r\n"), refused("NOREPLICAS the lock was not on disk after 7 ms"));
+        let on_disk = "NOREPLICAS only 1 of 2 replicas had the lock on disk after 7 ms";
+        assert_eq!(judge(true, b"*2\r\n:1\r\n:1\r\n"), refused(on_disk));
+        assert_eq!(judge(true, b"-ERR no\r\n"), refused("ERR no"));
+        assert!(judge(false, b"+OK\r\n").is_err(), "what is no number is none");
+    }
+}
