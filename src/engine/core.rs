@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::job::Job;
 use super::{Action, Config, HandleId, Lane, Map, Time};
 use crate::planted::{Bug, planted};
-use crate::store::{HandOff, Name, Request, RequestId, Seat};
+use crate::store::{HandOff, Name, Op, Request, RequestId, Seat};
 
 /// Claims are never longer than this.
 const CLAIM_MAX_MS: u64 = 3_000;
@@ -180,6 +180,11 @@ impl<T: Clone> Core<T> {
 
     pub fn in_flight(&self, id: RequestId) -> bool {
         self.requests.contains_key(&id.0)
+    }
+
+    /// Is a request in flight that may take a lock, or a place, though its attempt may be over?
+    pub fn may_take(&self) -> bool {
+        self.requests.values().any(|pending| matches!(pending.request.op, Op::Try { .. } | Op::Join { .. }))
     }
 
     // --- the command link ---

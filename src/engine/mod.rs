@@ -206,9 +206,9 @@ impl<T: Clone> Engine<T> {
         self.closed
     }
 
-    /// Is nothing left to be released in the background?
+    /// Is nothing left to be released in the background, and is no answer outstanding that may tell of something?
     pub fn is_drained(&self) -> bool {
-        self.core.jobs.is_empty()
+        self.core.jobs.is_empty() && !self.core.may_take()
     }
 
     /// The token of the held lock.
