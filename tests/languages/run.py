@@ -133,9 +133,10 @@ def waiters(server):
 
 
 def same_words(messages, by_c):
-    """Are C's messages in the other language's, ids and numbers apart? Where something is no error there, it has none."""
+    """Are C's messages in the other language's, ids, numbers and units of time apart? Where something is no error there, it has
+    none."""
     def plain(text):
-        return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+", "#", text)
+        return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+(\.\d+)?( s\b)?", "#", re.sub(r"(\w)_ms: ", r"\1: ", text))
 
     expect(len(messages) == len(by_c), f"{messages}\n  by C: {by_c}")
     for message, word in zip(messages, by_c):
