@@ -543,8 +543,8 @@ dlock_status dlock_locker_close(const dlock_locker *locker,
  * Its locks and queues stay valid memory, answer `DLOCK_ERR_CLOSED`, and are still to be freed.
  *
  * Blocks like dlock_locker_close(), and where a connection is just being made until that has been given up: soon, but at the
- * latest when the system's resolver has answered and the connect timeout is over. Any thread, also while calls on its locks and queues are blocked: they return
- * `DLOCK_ERR_CLOSED`. No call that takes this very locker may be running.
+ * latest when the system's resolver has answered and the connect timeout is over. Any thread, also while calls on its locks
+ * and queues are blocked: they return `DLOCK_ERR_CLOSED`. No call that takes this very locker may be running.
  */
 void dlock_locker_free(dlock_locker *locker);
 

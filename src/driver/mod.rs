@@ -383,6 +383,11 @@ impl Driver {
         true
     }
 
+    /// Is the background thread there, or could it be started?
+    fn has_background(self: &Arc<Self>) -> bool {
+        self.background_started.load(Ordering::Acquire) || self.ensure_background()
+    }
+
     /// How long a call may sleep that waits for others: without a background thread it sees to the timers itself.
     fn nap(&self) -> Result<Duration> {
         if self.background_started.load(Ordering::Acquire) {
@@ -394,8 +399,7 @@ impl Driver {
 
     /// After a nap: does the background thread's work where none is to be had.
     fn stand_in(self: &Arc<Self>, slot: &Slot, due: Option<Time>) -> Result<()> {
-        drop(self.lock()?); // a defect elsewhere must not leave this call waiting
-        if self.background_started.load(Ordering::Acquire) || self.ensure_background() {
+        if self.has_background() {
             return Ok(());
         }
         self.tick()?;
@@ -672,6 +676,7 @@ impl Driver {
                 break;
             }
             while !slot.wait(self.nap()?) {
+                drop(self.lock()?); // a defect elsewhere must not leave this call waiting
                 self.stand_in(&slot, due)?;
             }
         }
@@ -749,7 +754,7 @@ impl Driver {
     pub fn submit(self: &Arc<Self>, handle: HandleId, operation: Operation, tag: Tag) -> Result<()> {
         let Tag::Queue(mailbox, ..) = &tag else { unreachable!("a call has a slot and is not submitted") };
         let mailbox = Arc::clone(mailbox);
-        if !self.background_started.load(Ordering::Acquire) && !self.ensure_background() {
+        if !self.has_background() {
             return Err(Error::new(Status::Locker, "the system has no thread left, which what is submitted needs"));
         }
         mailbox.expect();

@@ -21,6 +21,8 @@ const WAKES_MAX: usize = 10_000;
 
 /// Room for what a locker's links poll with, those included that are being made or closed.
 const DESCRIPTORS: usize = 48;
+/// Why nobody connects any more when the locker ends.
+const UNWANTED: &str = "no longer wanted";
 
 /// What all links of one store have in common.
 pub struct Shared {
@@ -137,11 +139,9 @@ impl Shared {
         if !spawn(&mut keeping, move || this.keep(server)) {
             keeping.running[server] = false;
             self.forsaken.store(true, Ordering::Release);
-            let text = format!("{}: cannot start a thread to connect", self.names[server]);
             let guests: Vec<_> = keeping.guests.iter().filter_map(Weak::upgrade).collect();
             drop(keeping);
-            let failure = Failure { text, passes_in: None };
-            guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
+            self.tell_lacking(server, &guests, "cannot start a thread to connect");
         }
     }
 
@@ -159,7 +159,7 @@ impl Shared {
         self.stopped.store(true, Ordering::Release);
         self.members.iter().for_each(Store::stop);
         let guests: Vec<_> = self.keeping().guests.iter().filter_map(Weak::upgrade).collect();
-        (0..self.members.len()).for_each(|server| self.forsake(server, &guests));
+        (0..self.members.len()).for_each(|server| self.tell_lacking(server, &guests, UNWANTED));
         loop {
             self.changed.notify_all();
             let Some(thread) = self.keeping().threads.pop() else { return };
@@ -167,9 +167,9 @@ impl Shared {
         }
     }
 
-    /// Nobody will connect those links to that server any more.
-    fn forsake(&self, server: usize, guests: &[Arc<dyn Guest>]) {
-        let failure = Failure { text: format!("{}: no longer wanted", self.names[server]), passes_in: None };
+    /// Tells those of the links that lack that server why nobody connects them to it.
+    fn tell_lacking(&self, server: usize, guests: &[Arc<dyn Guest>], why: &str) {
+        let failure = Failure { text: format!("{}: {why}", self.names[server]), passes_in: None };
         guests.iter().filter(|guest| guest.lacks(server)).for_each(|guest| guest.failed(server, &failure));
     }
 
@@ -183,7 +183,7 @@ impl Shared {
             if guests.is_empty() || self.stopped.load(Ordering::Acquire) {
                 keeping.running[server] = false;
                 drop(keeping);
-                return self.forsake(server, &guests);
+                return self.tell_lacking(server, &guests, UNWANTED);
             }
             let wishes = keeping.wishes;
             drop(keeping);
